@@ -1,0 +1,6 @@
+//! The rules of presence, as pure code: no clock, no task, no Redis, no socket. Time is a parameter.
+
+pub mod name;
+pub mod pattern;
+pub mod principal;
+pub mod version;
