@@ -1,6 +1,11 @@
 //! The rules of presence, as pure code: no clock, no task, no Redis, no socket. Time is a parameter.
 
+pub mod clock;
+pub mod delta;
+pub mod member;
 pub mod name;
+pub mod partition;
 pub mod pattern;
 pub mod principal;
+pub mod roster;
 pub mod version;

@@ -1,0 +1,235 @@
+//! The net change between two states of a roster.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{
+    member::{Member, Present, Reason, Roll},
+    name::{ConnectionId, UserName},
+};
+
+/// A member who is no longer there.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Leave {
+    /// The member as last seen.
+    pub member: Member,
+    /// Why the user's last connection left.
+    pub reason: Reason,
+}
+
+/// A net change as seen by user. A user stands in at most one of the lists.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct UserDelta {
+    /// Who came.
+    pub join: Vec<Member>,
+    /// Who looks different.
+    pub update: Vec<Member>,
+    /// Who left.
+    pub leave: Vec<Leave>,
+}
+
+/// One entry of a delta by connection.
+pub type Connected = (ConnectionId, Present);
+
+/// A net change as seen by connection.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct ConnectionDelta {
+    /// Which came.
+    pub join: Vec<Connected>,
+    /// Which look different.
+    pub update: Vec<Connected>,
+    /// Which left, as last seen.
+    pub leave: Vec<(Connected, Reason)>,
+}
+
+impl UserDelta {
+    /// Whether nothing changed that users would see.
+    pub fn is_empty(&self) -> bool {
+        self.join.is_empty() && self.update.is_empty() && self.leave.is_empty()
+    }
+}
+
+impl ConnectionDelta {
+    /// Whether nothing changed.
+    pub fn is_empty(&self) -> bool {
+        self.join.is_empty() && self.update.is_empty() && self.leave.is_empty()
+    }
+}
+
+#[derive(Debug, Clone)]
+struct Touched {
+    before: Option<Present>,
+    left: Option<(u64, Reason)>,
+}
+
+/// What stood at the start where something was touched since. Together with the state at the end it gives the net change: join and leave in between
+/// are nothing, ten updates are the last.
+#[derive(Debug, Clone, Default)]
+pub struct Net {
+    touched: BTreeMap<ConnectionId, Touched>,
+    order: u64,
+}
+
+impl Net {
+    /// A connection was changed; `before` is what stood there, `left` says why it went, if it did.
+    pub fn touch(&mut self, connection: &ConnectionId, before: Option<&Present>, left: Option<Reason>) {
+        self.order += 1;
+        let left = left.map(|reason| (self.order, reason));
+        match self.touched.get_mut(connection) {
+            Some(touched) => touched.left = left,
+            None => {
+                self.touched.insert(connection.clone(), Touched { before: before.cloned(), left });
+            }
+        }
+    }
+
+    /// Whether nothing was touched.
+    pub fn is_empty(&self) -> bool {
+        self.touched.is_empty()
+    }
+
+    /// How many connections were touched.
+    pub fn len(&self) -> usize {
+        self.touched.len()
+    }
+
+    /// The net change by connection, `after` being the state at the end.
+    pub fn by_connection(&self, after: &Roll) -> ConnectionDelta {
+        let mut delta = ConnectionDelta::default();
+        for (id, touched) in &self.touched {
+            match (&touched.before, after.get(id)) {
+                (None, Some(now)) => delta.join.push((id.clone(), now.clone())),
+                (Some(before), Some(now)) if before.shown != now.shown => delta.update.push((id.clone(), now.clone())),
+                (Some(before), None) => {
+                    let reason = touched.left.map_or(Reason::Timeout, |(_, reason)| reason);
+                    delta.leave.push(((id.clone(), before.clone()), reason));
+                }
+                _ => {}
+            }
+        }
+        delta
+    }
+
+    /// The net change by user, `after` being the state at the end.
+    pub fn by_user(&self, after: &Roll) -> UserDelta {
+        let mut delta = UserDelta::default();
+        for user in self.users(after) {
+            let untouched = after.of_user(user).filter(|(id, _)| !self.touched.contains_key(*id));
+            let touched = self.touched.iter().filter_map(|(id, touched)| Some((id, touched.before.as_ref()?)));
+            let before = Member::over(untouched.chain(touched.filter(|(_, present)| present.user == *user)));
+            match (before, after.member(user)) {
+                (None, Some(now)) => delta.join.push(now),
+                (Some(before), Some(now)) if !before.looks_like(&now) => delta.update.push(now),
+                (Some(member), None) => {
+                    let reason = self.last_reason(user).unwrap_or(Reason::Timeout);
+                    delta.leave.push(Leave { member, reason });
+                }
+                _ => {}
+            }
+        }
+        delta
+    }
+
+    fn users<'a>(&'a self, after: &'a Roll) -> BTreeSet<&'a UserName> {
+        let before = self.touched.values().filter_map(|touched| Some(&touched.before.as_ref()?.user));
+        let now = self.touched.keys().filter_map(|id| Some(&after.get(id)?.user));
+        before.chain(now).collect()
+    }
+
+    /// Of several connections the last one decides.
+    fn last_reason(&self, user: &UserName) -> Option<Reason> {
+        let of_user = self.touched.values().filter(|touched| touched.before.as_ref().is_some_and(|p| p.user == *user));
+        of_user.filter_map(|touched| touched.left).max_by_key(|(order, _)| *order).map(|(_, reason)| reason)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use serde_json::value::RawValue;
+
+    use super::*;
+    use crate::domain::member::{Shown, Status};
+
+    fn present(user: &str, changed: u64, state: &str) -> Present {
+        let state = Arc::from(RawValue::from_string(state.to_owned()).unwrap());
+        Present {
+            user: UserName::parse(user).unwrap(),
+            user_since: 1,
+            changed,
+            shown: Arc::new(Shown { status: Status::Online, state, info: None, device: None, since: 1 }),
+        }
+    }
+
+    fn id(n: u8) -> ConnectionId {
+        ConnectionId::from_bytes([n; 16])
+    }
+
+    #[derive(Default)]
+    struct Scene {
+        roll: Roll,
+        net: Net,
+    }
+
+    impl Scene {
+        fn set(&mut self, n: u8, now: Present) {
+            let before = self.roll.set(id(n), now);
+            self.net.touch(&id(n), before.as_ref(), None);
+        }
+        fn remove(&mut self, n: u8, reason: Reason) {
+            let before = self.roll.remove(&id(n));
+            self.net.touch(&id(n), before.as_ref(), Some(reason));
+        }
+    }
+
+    #[test]
+    fn join_and_leave_in_between_are_nothing() {
+        let mut scene = Scene::default();
+        scene.set(1, present("ann", 1, "{}"));
+        scene.remove(1, Reason::Left);
+        assert!(scene.net.by_user(&scene.roll).is_empty());
+        assert!(scene.net.by_connection(&scene.roll).is_empty());
+    }
+
+    #[test]
+    fn a_second_device_is_an_update_and_the_latest_state_shows() {
+        let mut scene = Scene::default();
+        scene.set(1, present("ann", 1, r#"{"a":1}"#));
+        scene.net = Net::default();
+        scene.set(2, present("ann", 2, r#"{"a":2}"#));
+        let delta = scene.net.by_user(&scene.roll);
+        assert_eq!((delta.join.len(), delta.update.len(), delta.leave.len()), (0, 1, 0));
+        assert_eq!((delta.update[0].connections, delta.update[0].latest.state.get()), (2, r#"{"a":2}"#));
+        scene.net = Net::default();
+        scene.remove(2, Reason::Timeout);
+        let delta = scene.net.by_user(&scene.roll);
+        assert_eq!((delta.update[0].connections, delta.update[0].latest.state.get()), (1, r#"{"a":1}"#));
+    }
+
+    #[test]
+    fn the_last_connection_decides_the_reason() {
+        let mut scene = Scene::default();
+        scene.set(1, present("ann", 1, "{}"));
+        scene.set(2, present("ann", 2, r#"{"last":true}"#));
+        scene.net = Net::default();
+        scene.remove(2, Reason::Timeout);
+        scene.remove(1, Reason::Left);
+        let delta = scene.net.by_user(&scene.roll);
+        assert_eq!(delta.leave.len(), 1);
+        assert_eq!(delta.leave[0].reason, Reason::Left);
+        assert_eq!(delta.leave[0].member.latest.state.get(), r#"{"last":true}"#);
+        assert_eq!(scene.net.by_connection(&scene.roll).leave.len(), 2);
+    }
+
+    #[test]
+    fn leave_and_return_under_another_connection_is_no_leave() {
+        let mut scene = Scene::default();
+        scene.set(1, present("ann", 1, "{}"));
+        scene.net = Net::default();
+        scene.remove(1, Reason::Left);
+        scene.set(2, present("ann", 2, "{}"));
+        assert!(scene.net.by_user(&scene.roll).is_empty(), "nothing that a user level shows has changed");
+        let delta = scene.net.by_connection(&scene.roll);
+        assert_eq!((delta.join.len(), delta.leave.len()), (1, 1));
+    }
+}

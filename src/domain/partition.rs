@@ -1,0 +1,715 @@
+//! The rules of one partition: leases, epochs, numbers, deadlines. The memory store runs them as they stand here; the scripts of the Redis store
+//! say the same in Lua, and a test compares the two over random sequences.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use super::{
+    clock::PresenceClock,
+    member::{Occupancy, Reason},
+    name::{ConnectionId, RosterKey, UserName},
+    roster::{Ask, Body, Change, Control, Entry, Generation, Keep, Outcome, Published, Row, Stay},
+    version::Epoch,
+};
+
+/// For how long an empty roster keeps its number, milliseconds of presence time.
+pub const FORGET_MS: u64 = 3_600_000;
+/// For how long a removal by somebody else is remembered, milliseconds of presence time.
+pub const ENDED_MS: u64 = 60_000;
+/// After how long settling closes though some instance is not done, milliseconds of presence time.
+pub const SETTLE_MOST_MS: u64 = 60_000;
+/// A row that was due but may not go yet is looked at again after this, milliseconds of presence time.
+pub const POSTPONE_MS: u64 = 1_000;
+
+/// The lengths that all instances of a partition have in common, milliseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Terms {
+    /// How often an instance renews.
+    pub renew_ms: u64,
+    /// How long its lease lives.
+    pub lease_ms: u64,
+    /// How long instances have to confirm what they hold after a new epoch.
+    pub settle_ms: u64,
+}
+
+/// The circumstances of a call.
+#[derive(Debug, Clone)]
+pub struct Now {
+    /// The host clock, milliseconds from anywhere.
+    pub host_ms: u64,
+    /// Wall time for people, unix milliseconds.
+    pub wall_ms: u64,
+    /// The process that issues the numbers.
+    pub run: Arc<str>,
+    /// The token of a new epoch, should one begin.
+    pub candidate: Epoch,
+}
+
+/// An instance says that it lives.
+#[derive(Debug, Clone)]
+pub struct Renewal {
+    /// Who.
+    pub generation: Generation,
+    /// Over which link.
+    pub link: u64,
+    /// The program's version.
+    pub version: Arc<str>,
+    /// The epoch in which it registered; none when it has not yet.
+    pub known: Option<Epoch>,
+    /// Everything that it answers for was acknowledged in `known`.
+    pub done: bool,
+    /// It stops, and holds nothing any more.
+    pub bye: bool,
+}
+
+/// What a partition says of itself with every answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Beat {
+    /// Presence time, milliseconds.
+    pub now: u64,
+    /// The epoch.
+    pub epoch: Epoch,
+    /// Whether instances still confirm what they hold.
+    pub settling: bool,
+    /// When something is due next, in presence time.
+    pub next_due: Option<u64>,
+}
+
+/// Why a call was refused whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// It named another epoch: learn it, register, send again.
+    Epoch,
+    /// The generation's lease ended: it is dead for good.
+    Dead,
+    /// It came over an older link than the lease knows.
+    Link,
+    /// The lengths differ from those of the partition.
+    Terms,
+}
+
+/// A batch of one instance.
+#[derive(Debug, Clone)]
+pub struct Batch {
+    /// Who writes.
+    pub generation: Generation,
+    /// Over which link.
+    pub link: u64,
+    /// In which epoch.
+    pub epoch: Epoch,
+    /// What is asked.
+    pub entries: Vec<Entry>,
+}
+
+/// A row whose deadline has passed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Due {
+    /// Where.
+    pub roster: RosterKey,
+    /// Which; none for an empty roster to be forgotten.
+    pub connection: Option<ConnectionId>,
+}
+
+/// What a sweeper found and checked.
+#[derive(Debug, Clone, Default)]
+pub struct Sweep {
+    /// Rows past their deadline, each with the greatest take that may go: that of the user's row, where it is higher and names the channel, may not.
+    pub due: Vec<(Due, u64)>,
+    /// A generation whose lease ended, with rows that its `held` set names.
+    pub lost: Option<(Generation, Vec<(RosterKey, ConnectionId)>)>,
+}
+
+/// What is due now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Swept {
+    /// The partition.
+    pub beat: Beat,
+    /// Rows past their deadline, at most as many as asked for.
+    pub due: Vec<Due>,
+    /// Generations whose lease ended.
+    pub dead: Vec<Generation>,
+}
+
+#[derive(Debug, Clone)]
+struct EpochState {
+    id: Epoch,
+    run: Arc<str>,
+    opened: u64,
+    closed: bool,
+}
+
+#[derive(Debug, Clone)]
+struct Lease {
+    deadline: u64,
+    link: u64,
+    done: Option<Epoch>,
+    version: Arc<str>,
+}
+
+/// What a call told the feeds.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Told {
+    /// To the feeds of rosters.
+    pub published: Vec<Published>,
+    /// To everybody, or to one instance.
+    pub control: Vec<(Option<Arc<str>>, Control)>,
+}
+
+/// One partition.
+#[derive(Debug, Clone)]
+pub struct Partition {
+    terms: Terms,
+    clock: PresenceClock,
+    epoch: Option<EpochState>,
+    instances: BTreeMap<Generation, Lease>,
+    rosters: BTreeMap<RosterKey, BTreeMap<ConnectionId, Row>>,
+    numbers: BTreeMap<RosterKey, u64>,
+    floor: u64,
+    ending: BTreeMap<(RosterKey, Option<ConnectionId>), u64>,
+    ended: BTreeMap<(RosterKey, ConnectionId, u64), u64>,
+    last_seen: BTreeMap<UserName, u64>,
+    told: Told,
+}
+
+impl Partition {
+    /// An empty partition.
+    pub fn new(terms: Terms) -> Self {
+        Self {
+            terms,
+            clock: PresenceClock::default(),
+            epoch: None,
+            instances: BTreeMap::new(),
+            rosters: BTreeMap::new(),
+            numbers: BTreeMap::new(),
+            floor: 0,
+            ending: BTreeMap::new(),
+            ended: BTreeMap::new(),
+            last_seen: BTreeMap::new(),
+            told: Told::default(),
+        }
+    }
+
+    /// An instance registers or lives on.
+    ///
+    /// # Errors
+    /// [`Refusal::Dead`] when its lease ended in the epoch it knows, [`Refusal::Link`] over an older link.
+    pub fn renew(&mut self, at: &Now, renewal: &Renewal) -> Result<Beat, Refusal> {
+        let now = self.open(at);
+        let epoch = self.epoch.as_ref().expect("opened").id.clone();
+        let registering = renewal.known.as_ref() != Some(&epoch);
+        match self.instances.get(&renewal.generation) {
+            None if !registering => return Err(Refusal::Dead),
+            Some(lease) if !registering && lease.deadline <= now => return Err(Refusal::Dead),
+            Some(lease) if lease.link > renewal.link => return Err(Refusal::Link),
+            _ => {}
+        }
+        self.clock.renew(at.host_ms, self.terms.renew_ms);
+        if renewal.bye {
+            if !self.holds_anything(&renewal.generation) {
+                self.instances.remove(&renewal.generation);
+            }
+        } else {
+            let lease = Lease {
+                deadline: now + self.terms.lease_ms,
+                link: renewal.link,
+                done: (renewal.done && !registering).then(|| epoch.clone()),
+                version: renewal.version.clone(),
+            };
+            self.instances.insert(renewal.generation.clone(), lease);
+        }
+        self.settle(now);
+        Ok(self.beat(now))
+    }
+
+    /// A batch is carried out, each entry on its own.
+    ///
+    /// # Errors
+    /// Refused whole where epoch, generation or link are not those of the lease.
+    pub fn write(&mut self, at: &Now, batch: &Batch) -> Result<(Beat, Vec<Outcome>), Refusal> {
+        let now = self.open(at);
+        let epoch = self.epoch.as_ref().expect("opened").id.clone();
+        if epoch != batch.epoch {
+            return Err(Refusal::Epoch);
+        }
+        match self.instances.get(&batch.generation) {
+            Some(lease) if lease.deadline > now && lease.link == batch.link => {}
+            Some(lease) if lease.deadline > now => return Err(Refusal::Link),
+            _ => return Err(Refusal::Dead),
+        }
+        let mut changes = Changes::default();
+        let outcomes =
+            batch.entries.iter().map(|entry| self.carry_out(at, now, &batch.generation, entry, &mut changes)).collect();
+        self.publish(changes);
+        Ok((self.beat(now), outcomes))
+    }
+
+    /// What is due ends, and what is due next is listed.
+    pub fn sweep(&mut self, at: &Now, sweep: &Sweep, most: usize) -> Swept {
+        let now = self.open(at);
+        let mut changes = Changes::default();
+        if let Some((generation, rows)) = &sweep.lost {
+            self.lose(now, generation, rows);
+        }
+        for (due, top_take) in &sweep.due {
+            self.end(at, now, due, *top_take, &mut changes);
+        }
+        self.ended.retain(|_, deadline| *deadline > now);
+        self.settle(now);
+        self.publish(changes);
+        let mut due: Vec<(u64, Due)> = self
+            .ending
+            .iter()
+            .filter(|(_, deadline)| **deadline <= now)
+            .map(|((roster, connection), deadline)| {
+                (*deadline, Due { roster: roster.clone(), connection: connection.clone() })
+            })
+            .collect();
+        due.sort_by_key(|(deadline, _)| *deadline);
+        due.truncate(most);
+        let dead = self.instances.iter().filter(|(_, lease)| lease.deadline <= now);
+        Swept {
+            beat: self.beat(now),
+            due: due.into_iter().map(|(_, due)| due).collect(),
+            dead: dead.map(|(generation, _)| generation.clone()).collect(),
+        }
+    }
+
+    /// Rows that nothing alive answers for begin to end.
+    pub fn audit(&mut self, at: &Now, rows: &[(RosterKey, ConnectionId)]) -> Beat {
+        let now = self.open(at);
+        let state = self.epoch.clone().expect("opened");
+        for (roster, connection) in rows {
+            let Some(row) = self.rosters.get_mut(roster).and_then(|rows| rows.get_mut(connection)) else {
+                continue;
+            };
+            let key = (roster.clone(), Some(connection.clone()));
+            match &row.stay {
+                Stay::Ending { .. } => {
+                    self.ending.entry(key).or_insert(now + row.grace_ms);
+                }
+                Stay::Held(generation) => {
+                    // A lease that ended but is still listed is the sweeper's, who knows when it ended.
+                    let known = self.instances.get(generation);
+                    let answers = known.is_some() && (row.epoch == state.id || !state.closed);
+                    if !answers {
+                        let by = generation.instance.clone();
+                        row.stay = Stay::Ending { reason: Reason::InstanceLost, by };
+                        self.ending.insert(key, now + 2 * self.terms.renew_ms + row.grace_ms);
+                    }
+                }
+            }
+        }
+        self.beat(now)
+    }
+
+    /// What the calls since the last one told the feeds.
+    pub fn told(&mut self) -> Told {
+        std::mem::take(&mut self.told)
+    }
+
+    /// The rows of a roster.
+    pub fn rows(&self, roster: &RosterKey) -> Option<&BTreeMap<ConnectionId, Row>> {
+        self.rosters.get(roster)
+    }
+
+    /// The rosters that have rows, in the order of their names.
+    pub fn rosters(&self) -> impl Iterator<Item = &RosterKey> {
+        self.rosters.keys()
+    }
+
+    /// The number of a roster; none when it was never touched or was forgotten.
+    pub fn number(&self, roster: &RosterKey) -> Option<u64> {
+        self.numbers.get(roster).copied()
+    }
+
+    /// The epoch and whether it settles; none before the first call.
+    pub fn epoch(&self) -> Option<(&Epoch, bool)> {
+        self.epoch.as_ref().map(|state| (&state.id, !state.closed))
+    }
+
+    /// The deadline of a row that ends.
+    pub fn deadline(&self, roster: &RosterKey, connection: &ConnectionId) -> Option<u64> {
+        self.ending.get(&(roster.clone(), Some(connection.clone()))).copied()
+    }
+
+    /// When a user's last connection left, unix milliseconds.
+    pub fn last_seen(&self, user: &UserName) -> Option<u64> {
+        self.last_seen.get(user).copied()
+    }
+
+    /// Forgets when the user was last seen.
+    pub fn forget_user(&mut self, user: &UserName) {
+        self.last_seen.remove(user);
+    }
+
+    /// The instances with a lease: generation and program version.
+    pub fn instances(&self) -> impl Iterator<Item = (&Generation, &Arc<str>)> {
+        self.instances.iter().map(|(generation, lease)| (generation, &lease.version))
+    }
+
+    /// The rows that a generation holds.
+    pub fn held_by<'a>(
+        &'a self,
+        generation: &'a Generation,
+    ) -> impl Iterator<Item = (&'a RosterKey, &'a ConnectionId)> {
+        self.rosters.iter().flat_map(move |(roster, rows)| {
+            rows.iter()
+                .filter(move |(_, row)| matches!(&row.stay, Stay::Held(holder) if holder == generation))
+                .map(move |(connection, _)| (roster, connection))
+        })
+    }
+
+    /// How many a roster has: users and connections.
+    pub fn occupancy(&self, roster: &RosterKey) -> Occupancy {
+        let Some(rows) = self.rosters.get(roster) else { return Occupancy::default() };
+        let users: std::collections::BTreeSet<&UserName> = rows.values().map(|row| &row.user).collect();
+        Occupancy { users: users.len() as u64, connections: rows.len() as u64 }
+    }
+
+    fn holds_anything(&self, generation: &Generation) -> bool {
+        self.held_by(generation).next().is_some()
+    }
+
+    /// Presence time; begins a new epoch where the numbers are not those of this process.
+    fn open(&mut self, at: &Now) -> u64 {
+        let now = self.clock.now(at.host_ms, self.terms.renew_ms);
+        if self.epoch.as_ref().is_none_or(|state| state.run != at.run) {
+            let id = at.candidate.clone();
+            self.told.control.push((None, Control::Epoch(id.clone())));
+            self.epoch = Some(EpochState { id, run: at.run.clone(), opened: now, closed: false });
+        }
+        now
+    }
+
+    fn settle(&mut self, now: u64) {
+        let state = self.epoch.as_mut().expect("opened");
+        let age = now - state.opened;
+        if state.closed || age < self.terms.settle_ms {
+            return;
+        }
+        let mut alive = self.instances.values().filter(|lease| lease.deadline > now);
+        if age >= SETTLE_MOST_MS || alive.all(|lease| lease.done.as_ref() == Some(&state.id)) {
+            state.closed = true;
+            self.told.control.push((None, Control::Settled(state.id.clone())));
+        }
+    }
+
+    fn beat(&self, now: u64) -> Beat {
+        let state = self.epoch.as_ref().expect("opened");
+        let ending = self.ending.values().copied().min();
+        let leases = self.instances.values().map(|lease| lease.deadline).min();
+        Beat { now, epoch: state.id.clone(), settling: !state.closed, next_due: ending.into_iter().chain(leases).min() }
+    }
+
+    fn carry_out(&mut self, at: &Now, now: u64, me: &Generation, entry: &Entry, changes: &mut Changes) -> Outcome {
+        let Entry { roster, connection, ask } = entry;
+        match ask {
+            Ask::Present { take, fresh, limit, keep, body } => {
+                let wish = Wish { take: *take, fresh: *fresh, limit: *limit, keep: *keep, body };
+                self.present(now, me, roster, connection, &wish, changes)
+            }
+            Ask::Claim { token_take } => self.claim(me, roster, connection, *token_take),
+            Ask::Release => {
+                let Some(row) = self.row_mut(roster, connection) else { return Outcome::Gone };
+                if row.stay != Stay::Held(me.clone()) {
+                    return Outcome::Lost;
+                }
+                row.stay = Stay::Ending { reason: Reason::Timeout, by: me.instance.clone() };
+                let (take, changed, since, deadline) = (row.take, row.changed, row.since, now + row.grace_ms);
+                self.ending.insert((roster.clone(), Some(connection.clone())), deadline);
+                Outcome::Done { take, number: self.number(roster).unwrap_or(0), changed, since }
+            }
+            Ask::Absent { take, reason } => {
+                let Some(row) = self.row_mut(roster, connection) else { return Outcome::Gone };
+                let (had, changed, since) = (row.take, row.changed, row.since);
+                if take.is_some_and(|take| had > take) {
+                    return Outcome::Lost;
+                }
+                if take.is_none() {
+                    self.overrule(now, Some(me), roster, connection, *reason);
+                }
+                self.remove(at, now, roster, connection, *reason, changes);
+                Outcome::Done { take: had, number: self.number(roster).unwrap_or(0), changed, since }
+            }
+        }
+    }
+
+    fn present(
+        &mut self,
+        now: u64,
+        me: &Generation,
+        roster: &RosterKey,
+        connection: &ConnectionId,
+        wish: &Wish<'_>,
+        changes: &mut Changes,
+    ) -> Outcome {
+        let epoch = self.epoch.as_ref().expect("opened").id.clone();
+        let before = self.rosters.get(roster).and_then(|rows| rows.get(connection)).cloned();
+        let take = match &before {
+            None if wish.take == 0 => 1,
+            None => {
+                let ended = self.ended.contains_key(&(roster.clone(), connection.clone(), wish.take));
+                if !wish.fresh || ended {
+                    return Outcome::Gone;
+                }
+                wish.take
+            }
+            Some(row) if wish.take == 0 => row.take + 1,
+            Some(row) => {
+                let others = match &row.stay {
+                    Stay::Held(holder) => holder.instance != me.instance,
+                    Stay::Ending { by, .. } => *by != me.instance,
+                };
+                if row.take > wish.take || (row.take == wish.take && others && row.epoch == epoch) {
+                    return Outcome::Lost;
+                }
+                wish.take
+            }
+        };
+        if before.is_none() && wish.limit > 0 && self.is_full(roster, &wish.body.user, wish.limit) {
+            return Outcome::Full;
+        }
+        if before.as_ref().is_some_and(|row| row.take < take) {
+            self.overrule(now, Some(me), roster, connection, Reason::Replaced);
+        }
+
+        let others = self.rosters.get(roster).into_iter().flatten();
+        let others = others.filter(|(id, row)| *id != connection && row.user == wish.body.user);
+        let (others_since, others_changed) =
+            others.fold((u64::MAX, 0), |(since, changed), (_, row)| (since.min(row.since), changed.max(row.changed)));
+        let since = wish.body.since.min(others_since).min(before.as_ref().map_or(u64::MAX, |row| row.since));
+
+        let shows_new = before.as_ref().is_none_or(|row| row.payload != wish.body.payload);
+        let mut changed = before.as_ref().map_or(0, |row| row.changed).max(wish.body.changed);
+        let mut number = self.number(roster).unwrap_or(0);
+        if shows_new {
+            number = changes.bump(self, roster);
+            if wish.body.changed == 0 {
+                changed = number.max(others_changed + 1).max(changed + 1);
+            }
+            changes.push(
+                roster,
+                Change::Set {
+                    connection: connection.clone(),
+                    user: wish.body.user.clone(),
+                    since,
+                    changed,
+                    payload: wish.body.payload.clone(),
+                },
+            );
+        }
+
+        let key = (roster.clone(), Some(connection.clone()));
+        let stay = match wish.keep {
+            Keep::Held => {
+                self.ending.remove(&key);
+                Stay::Held(me.clone())
+            }
+            Keep::Ending { remaining_ms } => {
+                let set = before.as_ref().is_some_and(|row| {
+                    row.take == take && row.epoch == epoch && matches!(row.stay, Stay::Ending { .. })
+                });
+                if !set || !self.ending.contains_key(&key) {
+                    self.ending.insert(key, now + remaining_ms);
+                }
+                Stay::Ending { reason: Reason::Timeout, by: me.instance.clone() }
+            }
+        };
+        let Body { user, valid, grace_ms, private, payload, .. } = wish.body.clone();
+        let row = Row { user, take, valid, stay, epoch, grace_ms, since, changed, private, payload };
+        self.rosters.entry(roster.clone()).or_default().insert(connection.clone(), row);
+        self.ending.remove(&(roster.clone(), None));
+        Outcome::Done { take, number, changed, since }
+    }
+
+    fn claim(&mut self, me: &Generation, roster: &RosterKey, connection: &ConnectionId, token_take: u64) -> Outcome {
+        let epoch = self.epoch.as_ref().expect("opened").id.clone();
+        let Some(row) = self.row_mut(roster, connection) else { return Outcome::Gone };
+        if token_take < row.valid {
+            return Outcome::Lost;
+        }
+        let (old, holder) = (row.take, stay_instance(&row.stay));
+        row.take = row.take.max(token_take) + 1;
+        row.stay = Stay::Held(me.clone());
+        row.epoch = epoch;
+        let row = Box::new(row.clone());
+        self.ending.remove(&(roster.clone(), Some(connection.clone())));
+        self.tell_overruled(Some(me), holder, roster, connection, old, Reason::Replaced);
+        Outcome::Claimed { row }
+    }
+
+    fn end(&mut self, at: &Now, now: u64, due: &Due, top_take: u64, changes: &mut Changes) {
+        let key = (due.roster.clone(), due.connection.clone());
+        if self.ending.get(&key).is_none_or(|deadline| *deadline > now) {
+            return;
+        }
+        let Some(connection) = &due.connection else {
+            self.ending.remove(&key);
+            if !self.rosters.contains_key(&due.roster)
+                && let Some(number) = self.numbers.remove(&due.roster)
+            {
+                self.floor = self.floor.max(number);
+            }
+            return;
+        };
+        let state = self.epoch.clone().expect("opened");
+        let Some(row) = self.row_mut(&due.roster, connection) else {
+            self.ending.remove(&key);
+            return;
+        };
+        let Stay::Ending { reason, .. } = row.stay else {
+            self.ending.remove(&key);
+            return;
+        };
+        if row.take > top_take || (!state.closed && row.epoch != state.id) {
+            self.ending.insert(key, now + POSTPONE_MS);
+            return;
+        }
+        self.overrule(now, None, &due.roster, connection, reason);
+        self.remove(at, now, &due.roster, connection, reason, changes);
+    }
+
+    fn lose(&mut self, now: u64, generation: &Generation, rows: &[(RosterKey, ConnectionId)]) {
+        let Some(lease) = self.instances.get(generation).cloned() else { return };
+        if lease.deadline > now {
+            return;
+        }
+        let ends = (lease.deadline + 2 * self.terms.renew_ms).saturating_sub(self.terms.lease_ms);
+        for (roster, connection) in rows {
+            let Some(row) = self.row_mut(roster, connection) else { continue };
+            if row.stay == Stay::Held(generation.clone()) {
+                row.stay = Stay::Ending { reason: Reason::InstanceLost, by: generation.instance.clone() };
+                let deadline = ends + row.grace_ms;
+                self.ending.insert((roster.clone(), Some(connection.clone())), deadline);
+            }
+        }
+        if !self.holds_anything(generation) {
+            self.instances.remove(generation);
+        }
+    }
+
+    fn is_full(&self, roster: &RosterKey, user: &UserName, limit: u64) -> bool {
+        let Some(rows) = self.rosters.get(roster) else { return false };
+        match roster {
+            RosterKey::User(_) => rows.len() as u64 >= limit,
+            RosterKey::Channel(_) => {
+                self.occupancy(roster).users >= limit && rows.values().all(|row| row.user != *user)
+            }
+        }
+    }
+
+    /// Somebody else than the holder ends a take: no resend of it may bring the row back, and who answers for it is told.
+    fn overrule(
+        &mut self,
+        now: u64,
+        by: Option<&Generation>,
+        roster: &RosterKey,
+        connection: &ConnectionId,
+        reason: Reason,
+    ) {
+        let row = self.row_mut(roster, connection).expect("the caller read it");
+        let (take, holder) = (row.take, stay_instance(&row.stay));
+        if reason != Reason::Replaced {
+            self.ended.insert((roster.clone(), connection.clone(), take), now + ENDED_MS);
+        }
+        self.tell_overruled(by, holder, roster, connection, take, reason);
+    }
+
+    fn tell_overruled(
+        &mut self,
+        by: Option<&Generation>,
+        holder: Arc<str>,
+        roster: &RosterKey,
+        connection: &ConnectionId,
+        take: u64,
+        reason: Reason,
+    ) {
+        // Whoever overrules itself knows.
+        if by.is_some_and(|by| by.instance == holder) {
+            return;
+        }
+        let control = Control::Overruled { roster: roster.clone(), connection: connection.clone(), take, reason };
+        self.told.control.push((Some(holder), control));
+    }
+
+    fn remove(
+        &mut self,
+        at: &Now,
+        now: u64,
+        roster: &RosterKey,
+        connection: &ConnectionId,
+        reason: Reason,
+        changes: &mut Changes,
+    ) {
+        changes.bump(self, roster);
+        changes.push(roster, Change::Remove { connection: connection.clone(), reason });
+        self.ending.remove(&(roster.clone(), Some(connection.clone())));
+        let rows = self.rosters.get_mut(roster).expect("the caller read a row");
+        rows.remove(connection);
+        if rows.is_empty() {
+            self.rosters.remove(roster);
+            self.ending.insert((roster.clone(), None), now + FORGET_MS);
+            if let RosterKey::User(user) = roster {
+                self.last_seen.insert(user.clone(), at.wall_ms);
+            }
+        }
+    }
+
+    fn row_mut(&mut self, roster: &RosterKey, connection: &ConnectionId) -> Option<&mut Row> {
+        self.rosters.get_mut(roster)?.get_mut(connection)
+    }
+
+    fn publish(&mut self, changes: Changes) {
+        let epoch = self.epoch.as_ref().expect("opened").id.clone();
+        for (roster, collected) in changes.0 {
+            let to = self.numbers.get(&roster).copied().expect("a change has a number");
+            self.told.published.push(Published {
+                epoch: epoch.clone(),
+                from: collected.from,
+                to,
+                starts: collected.starts,
+                occupancy: self.occupancy(&roster),
+                changes: collected.changes,
+                roster,
+            });
+        }
+    }
+}
+
+fn stay_instance(stay: &Stay) -> Arc<str> {
+    match stay {
+        Stay::Held(generation) => generation.instance.clone(),
+        Stay::Ending { by, .. } => by.clone(),
+    }
+}
+
+struct Wish<'a> {
+    take: u64,
+    fresh: bool,
+    limit: u64,
+    keep: Keep,
+    body: &'a Body,
+}
+
+/// The changes of one call by roster: each roster is published once.
+#[derive(Default)]
+struct Changes(BTreeMap<RosterKey, Collected>);
+
+struct Collected {
+    from: u64,
+    starts: bool,
+    changes: Vec<Change>,
+}
+
+impl Changes {
+    fn bump(&mut self, partition: &mut Partition, roster: &RosterKey) -> u64 {
+        let known = partition.numbers.get(roster).copied();
+        let from = known.unwrap_or(partition.floor);
+        self.0.entry(roster.clone()).or_insert(Collected { from, starts: known.is_none(), changes: Vec::new() });
+        partition.numbers.insert(roster.clone(), from + 1);
+        from + 1
+    }
+
+    fn push(&mut self, roster: &RosterKey, change: Change) {
+        self.0.get_mut(roster).expect("bumped before").changes.push(change);
+    }
+}
