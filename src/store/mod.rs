@@ -1,0 +1,5 @@
+//! Where presence is kept.
+
+mod settings;
+
+pub use settings::Settings;
