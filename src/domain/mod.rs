@@ -2,10 +2,14 @@
 
 pub mod clock;
 pub mod delta;
+pub mod level;
 pub mod member;
 pub mod name;
 pub mod partition;
 pub mod pattern;
 pub mod principal;
 pub mod roster;
+pub mod secret;
+pub mod settings;
+pub mod time;
 pub mod version;

@@ -5,7 +5,10 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::{name::UserName, pattern::Pattern};
+use super::{
+    name::{ChannelName, UserName},
+    pattern::Pattern,
+};
 
 /// What a client may do, as patterns over channel and user names. What is not listed is not allowed.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -53,6 +56,8 @@ pub struct Principal {
     pub grace_ms: Option<u64>,
     /// The token's own capabilities; none where the token says nothing and the namespace's defaults hold.
     pub can: Option<Arc<Capabilities>>,
+    /// The channels that the server joins for this connection as soon as it has said `hello`.
+    pub channels: Arc<[ChannelName]>,
 }
 
 /// What an API key may be used for.

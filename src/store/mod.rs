@@ -1,5 +1,7 @@
 //! Where presence lives: what a store does, and what a feed tells.
 
+mod settings;
+
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -11,6 +13,8 @@ use crate::domain::{
     roster::{Control, Generation, Outcome, Published, Row},
     version::{Epoch, Version},
 };
+
+pub use settings::Settings;
 
 /// Why a store could not answer.
 #[derive(Debug, Clone, thiserror::Error)]
