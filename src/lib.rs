@@ -3,10 +3,14 @@
 #![warn(missing_docs)]
 
 pub mod app;
-pub mod auth;
 pub mod config;
+
 pub mod doors;
+
+pub mod core;
+
+pub mod auth;
 pub mod store;
-// Floor 0, below everything.
+
 pub mod domain;
-pub mod store;
+pub mod metrics;
