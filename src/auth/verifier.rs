@@ -228,5 +228,4 @@ fn compact(json: &str) -> String {
 }
 
 #[cfg(test)]
-#[path = "verifier_tests.rs"]
 mod tests;
