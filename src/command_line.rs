@@ -1,6 +1,6 @@
 //! The command line: what it understands, and what it says and returns.
 
-use std::{fmt::Write as _, net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
+use std::{fmt, fmt::Write as _, net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
 
@@ -207,10 +207,19 @@ fn reachable(mut listen: SocketAddr) -> SocketAddr {
 fn describe(settings: &Settings) -> String {
     let Settings { server, redis, auth, presence, limits, namespace } = settings;
     let mut text = String::new();
-    let mut line = |name: &str, value: &dyn std::fmt::Debug| {
+    let mut line = |name: &str, value: &dyn fmt::Debug| {
+        let value = format!("{value:?}");
+        // As people write them, who know no options.
+        let value = match value.strip_prefix("Some(").and_then(|value| value.strip_suffix(')')) {
+            Some(value) => value,
+            None if value == "None" => "none",
+            None => &value,
+        };
         // Writing to a string does not fail.
-        let _ = writeln!(text, "{name} = {value:?}");
+        let _ = writeln!(text, "{name} = {value}");
     };
+    // A key may stand in the text itself, and an address may hold a password.
+    let given = |given: bool| given.then_some(format_args!("(given)"));
     line("server.listen", &server.listen);
     line("server.ops_listen", &server.ops_listen);
     line("server.allowed_origins", &server.allowed_origins);
@@ -226,8 +235,8 @@ fn describe(settings: &Settings) -> String {
     line("redis.ca_file", &redis.ca_file);
     line("redis.partitions", &redis.partitions);
     line("auth.hs256_secret", &auth.hs256_secret);
-    line("auth.public_keys", &auth.public_keys.len());
-    line("auth.jwks", &auth.jwks.is_some());
+    line("auth.public_keys", &given(!auth.public_keys.is_empty()));
+    line("auth.jwks", &given(auth.jwks.is_some()));
     line("auth.issuer", &auth.issuer);
     line("auth.audience", &auth.audience);
     line("auth.leeway_ms", &auth.leeway_ms);

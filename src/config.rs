@@ -9,7 +9,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use config::{Config, FileFormat, Map, Source as _, Value, ValueKind};
+use config::{Config, ConfigError, FileFormat, Map, Source as _, Value, ValueKind};
 use serde::Deserialize;
 
 use crate::{
@@ -108,7 +108,7 @@ impl Settings {
             let found = file
                 .collect()
                 .map_err(|why| Error(format!("the settings file {} is no TOML: {why}", path.display())))?;
-            refuse_unknown(&found, &known, path)?;
+            check_names(&found, &known, path)?;
             builder = builder.add_source(file);
         }
         for (setting, (variable, text)) in from_environment(&sources.environment, &known)? {
@@ -123,8 +123,20 @@ impl Settings {
     }
 }
 
-fn refuse(why: config::ConfigError) -> Error {
-    Error(format!("the settings do not do: {why}"))
+/// Says in our words what the library has found. Values under `auth` are not repeated: one may be a key that went astray.
+fn refuse(why: ConfigError) -> Error {
+    let by = |origin: Option<String>| origin.map(|origin| format!(", set by {origin},")).unwrap_or_default();
+    Error(match why {
+        ConfigError::Type { origin, expected, key: Some(key), .. } if key.starts_with("auth.") => {
+            format!("`{key}`{} must be {expected}", by(origin))
+        }
+        ConfigError::Type { origin, unexpected, expected, key: Some(key) } => {
+            format!("`{key}`{} is the {unexpected}, but must be {expected}", by(origin))
+        }
+        ConfigError::At { error, origin, key: Some(key) } => format!("`{key}`{} cannot be used: {error}", by(origin)),
+        ConfigError::NotFound(key) => format!("`{key}` is missing"),
+        other => format!("the settings cannot be used: {other}"),
+    })
 }
 
 /// The names in the manual, as `section.name`; those of a namespace are not among them, since they stand in tables of their own.
@@ -145,15 +157,20 @@ fn manual_names() -> Vec<String> {
     names
 }
 
-fn refuse_unknown(found: &Map<String, Value>, known: &[String], path: &Path) -> Result<(), Error> {
+fn check_names(found: &Map<String, Value>, known: &[String], path: &Path) -> Result<(), Error> {
     let unknown = |name: &str| {
         Error(format!("there is no setting `{name}`, which the settings file {} gives a value", path.display()))
     };
     for (section, value) in found.iter().filter(|(section, _)| *section != "namespace") {
         let ValueKind::Table(settings) = &value.kind else { return Err(unknown(section)) };
-        for name in settings.keys().map(|name| format!("{section}.{name}")) {
+        for (name, value) in settings {
+            let name = format!("{section}.{name}");
             if !known.contains(&name) {
                 return Err(unknown(&name));
+            }
+            // Said here and not by the library, which would repeat what may be a key.
+            if LISTS.contains(&name.as_str()) && !matches!(value.kind, ValueKind::Array(_)) {
+                return Err(Error(format!("`{name}` must be a list in the settings file {}", path.display())));
             }
         }
         if !known.iter().any(|name| name.starts_with(&format!("{section}."))) {

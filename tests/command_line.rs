@@ -54,7 +54,7 @@ fn the_lines_that_were_missing_can_be_pasted() {
     let pasted: Vec<(&str, &str)> =
         text.lines().filter(|line| line.starts_with("ROLLCALL__")).filter_map(|line| line.split_once('=')).collect();
     let shown = stdout(&rollcall(&["check"], &pasted));
-    assert!(shown.contains("auth.hs256_secret = Some((secret))\n"), "{shown}");
+    assert!(shown.contains("auth.hs256_secret = (secret)\n"), "{shown}");
     assert!(shown.contains("auth.api_keys = [app:read+write]\n"), "{shown}");
 }
 
@@ -90,7 +90,12 @@ fn check_shows_what_is_effective_without_secrets() {
             ("ROLLCALL__PRESENCE__PING_MS", "8000"),
         ],
     ));
-    for line in ["presence.grace_ms = 7000", "presence.ping_ms = 8000", "redis.url = Some(\"redis://db:6379/1\")"] {
+    for line in [
+        "presence.grace_ms = 7000",
+        "presence.ping_ms = 8000",
+        "redis.url = \"redis://db:6379/1\"",
+        "redis.ca_file = none",
+    ] {
         assert!(shown.lines().any(|shown| shown == line), "{line} in {shown}");
     }
     assert!(shown.contains("room:**"), "{shown}");
