@@ -5,7 +5,9 @@ mod harness;
 use std::{sync::Arc, time::Duration};
 
 use futures_util::{SinkExt as _, StreamExt as _};
-use harness::{Client, DEADLINE, Level, Nginx, Proxy, Redis, Rest, View, eventually, raw_http, segment, token};
+use harness::{
+    Client, DEADLINE, Instance, Level, Nginx, Proxy, Redis, Rest, View, eventually, raw_http, segment, token,
+};
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
@@ -181,6 +183,16 @@ async fn redis_stops_comes_back_on_its_port_and_freezes() {
     assert!(!matches!(ping, Ok(Ok(_))), "a frozen server answers nobody: {ping:?}");
     redis.resume();
     redis.command(&["PING"]).await;
+}
+
+#[tokio::test]
+async fn an_instance_is_a_process_that_ends_with_the_test() {
+    let mut instance = Instance::start(&[]).await;
+    assert!(instance.runs() && instance.rss_kb() > 500);
+    assert_eq!(instance.rest().get("/readyz").await.status, 200);
+    instance.kill();
+    instance.ended(DEADLINE).await;
+    assert!(instance.rest().try_get("/readyz").await.is_err());
 }
 
 /// Answers every request with its first line as the body; echoes bytes after an upgrade request instead.
