@@ -154,6 +154,23 @@ async fn a_client_keeps_a_view_and_counts_snapshots_per_watch() {
 }
 
 #[tokio::test]
+async fn a_client_that_resumes_elsewhere_goes_on_with_its_view() {
+    for (from, violations) in [(7, 0), (8, 1)] {
+        let one = scripted(vec![snapshot(7, &[member("ann", 1)])]).await;
+        let two = scripted(vec![delta(from, 9, 2, json!({"join": [member("ben", 1)]}))]).await;
+        let client = Client::hello_as(&one, "ann").await;
+        client.watch("c", Level::Users).await.unwrap();
+        client.until("the snapshot came", |client| client.sees("c", "ann")).await;
+        let client = client.resume_on(&two, &token("ann", json!({}))).await;
+        client.until("ben is here", |client| client.sees("c", "ben")).await;
+        assert_eq!(client.snapshots("c"), [1, 0]);
+        let watches = client.view("c").unwrap().watches;
+        assert_eq!(watches.iter().map(|watch| watch.since).collect::<Vec<_>>(), [false, true]);
+        assert_eq!(client.take_violations().len(), violations);
+    }
+}
+
+#[tokio::test]
 async fn dropping_a_client_that_saw_a_gap_fails_its_test() {
     let base =
         scripted(vec![snapshot(7, &[member("ann", 1)]), delta(8, 9, 2, json!({"join": [member("ben", 1)]}))]).await;
