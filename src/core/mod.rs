@@ -29,6 +29,7 @@ use self::{
     mirrors::Mirrors,
     sweeper::Sweeper,
 };
+pub use crate::store::{Index, Totals};
 use crate::{
     domain::roster::Control,
     metrics::Metrics,

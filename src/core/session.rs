@@ -163,7 +163,7 @@ impl Watch {
     }
 
     /// What the watcher gets next, if there is anything now.
-    pub fn next(&mut self) -> Option<Delivery> {
+    pub fn deliver(&mut self) -> Option<Delivery> {
         self.mirror.next(&mut self.cursor)
     }
 }
