@@ -3,6 +3,7 @@
 #![warn(missing_docs)]
 
 pub mod app;
+pub mod command_line;
 pub mod config;
 
 pub mod doors;
@@ -14,3 +15,4 @@ pub mod store;
 
 pub mod domain;
 pub mod metrics;
+pub mod telemetry;

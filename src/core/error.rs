@@ -74,11 +74,7 @@ impl Error {
 
     /// Not now, but soon.
     pub fn unavailable(why: &str) -> Self {
-        Self {
-            code: Code::Unavailable,
-            message: format!("{why}; try again in a moment"),
-            retry_after_ms: Some(1_000),
-        }
+        Self { code: Code::Unavailable, message: format!("{why}; try again in a moment"), retry_after_ms: Some(1_000) }
     }
 }
 

@@ -242,3 +242,22 @@ impl FromIterator<(ConnectionId, Present)> for Roll {
         roll
     }
 }
+
+/// What the row in a user's roster says beside what others see: where the connection is.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Whereabouts {
+    /// The channels that it has joined. Entered here before the channel's own row is made, erased after that is gone.
+    pub channels: std::collections::BTreeSet<super::name::ChannelName>,
+}
+
+impl Whereabouts {
+    /// As it is stored.
+    pub fn to_json(&self) -> Arc<str> {
+        serde_json::to_string(self).expect("names are texts").into()
+    }
+
+    /// Reads back what was stored; what cannot be read names no channel.
+    pub fn from_json(text: &str) -> Self {
+        serde_json::from_str(text).unwrap_or_default()
+    }
+}

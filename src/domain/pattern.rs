@@ -61,7 +61,8 @@ impl Pattern {
                 return !name.is_empty();
             }
             let (part, name_rest) = cut(name);
-            if segment != part && !(segment == "*" && !part.is_empty()) {
+            let means = if segment == "*" { !part.is_empty() } else { segment == part };
+            if !means {
                 return false;
             }
             match (pattern_rest, name_rest) {

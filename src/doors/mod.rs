@@ -1,3 +1,32 @@
 //! The doors: each translates bytes to commands and events, and decides nothing.
 
 pub mod settings;
+pub mod wire;
+
+use std::sync::Arc;
+
+use crate::{
+    auth::{Issuer, ResumeKey, Verifier},
+    core::Core,
+    domain::settings::Limits,
+};
+
+/// What every door needs. Shared by all workers.
+pub struct Doors {
+    /// The service.
+    pub core: Arc<Core>,
+    /// Who may come in.
+    pub verifier: Arc<Verifier>,
+    /// Signs resume tokens.
+    pub resume: ResumeKey,
+    /// Makes tokens for the built-in page; in development mode alone.
+    pub issuer: Option<Issuer>,
+    /// The listeners.
+    pub server: settings::Server,
+    /// Limits.
+    pub limits: Limits,
+    /// Development mode: REST asks for no key, foreign hosts are refused.
+    pub is_development: bool,
+    /// True from the moment that the instance was told to stop.
+    pub draining: tokio::sync::watch::Receiver<bool>,
+}

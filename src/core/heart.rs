@@ -1,0 +1,262 @@
+//! The heart of one partition: it registers this instance, renews its lease, and knows whether the store answers.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::{
+    sync::{Notify, watch},
+    time::{Instant, sleep},
+};
+
+use super::{
+    ledger::{Ledger, Reset},
+    settings::Settings,
+};
+use crate::{
+    domain::{
+        partition::{Beat, Refusal, Renewal},
+        roster::Generation,
+        version::Epoch,
+    },
+    metrics::{Because, Metrics},
+    store::{PartitionId, Store, StoreError},
+};
+
+/// Between tries to reach a store that does not answer; doubled up to [`RETRY_MOST`].
+const RETRY_FIRST: Duration = Duration::from_millis(50);
+const RETRY_MOST: Duration = Duration::from_millis(1_000);
+
+/// How this instance stands with a partition.
+#[derive(Debug, Clone)]
+pub(crate) struct Registration {
+    pub generation: Generation,
+    pub link: u64,
+    pub beat: Beat,
+}
+
+/// What heart, writer, sweeper and readers of one partition share.
+pub(crate) struct Pulse {
+    registration: watch::Sender<Option<Registration>>,
+    poke: Notify,
+}
+
+impl Pulse {
+    pub fn new() -> Self {
+        Self { registration: watch::Sender::new(None), poke: Notify::new() }
+    }
+
+    /// How this instance stands now; none while the store is out of reach.
+    pub fn standing(&self) -> Option<Registration> {
+        self.registration.borrow().clone()
+    }
+
+    /// For waiting on changes of the standing.
+    pub fn subscribe(&self) -> watch::Receiver<Option<Registration>> {
+        self.registration.subscribe()
+    }
+
+    /// A later answer of the same epoch.
+    pub fn note(&self, beat: &Beat) {
+        self.registration.send_if_modified(|registration| match registration {
+            Some(registration) if registration.beat.epoch == beat.epoch => {
+                let settled = registration.beat.settling && !beat.settling;
+                if beat.now >= registration.beat.now {
+                    registration.beat = beat.clone();
+                }
+                settled
+            }
+            _ => false,
+        });
+    }
+
+    /// The registration does not hold any more: the heart is to renew at once, and nobody writes until it has.
+    pub fn doubt(&self) {
+        self.registration.send_replace(None);
+        self.poke.notify_one();
+    }
+
+    /// The heart is to renew at once.
+    pub fn poke(&self) {
+        self.poke.notify_one();
+    }
+}
+
+/// Renews until the process ends.
+pub(crate) struct Heart {
+    pub partition: PartitionId,
+    pub store: Arc<dyn Store>,
+    pub ledger: Arc<Ledger>,
+    pub pulse: Arc<Pulse>,
+    pub settings: Arc<Settings>,
+    pub metrics: Arc<Metrics>,
+}
+
+/// What the heart remembers between beats.
+struct Memory {
+    generation: Generation,
+    link: u64,
+    /// The epoch in which it was registered last, and the latest presence time seen there.
+    last: Option<(Epoch, u64)>,
+    /// The lease had ended; the next registration is a rebirth.
+    died: bool,
+    renewed_at: Instant,
+    is_up: bool,
+}
+
+impl Heart {
+    pub async fn run(self) {
+        let mut memory = Memory {
+            generation: Generation { instance: self.settings.instance.clone(), number: 1 },
+            link: 0,
+            last: None,
+            died: false,
+            renewed_at: Instant::now(),
+            is_up: true,
+        };
+        let mut retry = RETRY_FIRST;
+        loop {
+            match self.renew(&memory).await {
+                Ok(Ok(renewed)) => {
+                    retry = RETRY_FIRST;
+                    let settling = self.learn(&mut memory, renewed.link, renewed.beat);
+                    let pause = match settling {
+                        // The close of settling waits for everybody's word.
+                        true => (self.settings.presence.instance_renew_ms / 4).max(50),
+                        false => self.settings.presence.instance_renew_ms,
+                    };
+                    tokio::select! {
+                        () = sleep(Duration::from_millis(pause)) => {}
+                        () = self.pulse.poke.notified() => {}
+                    }
+                    continue;
+                }
+                Ok(Err(Refusal::Dead)) => {
+                    memory.generation.number += 1;
+                    memory.died = true;
+                    tracing::warn!(generation = %memory.generation, "the lease had ended; registering anew");
+                    continue;
+                }
+                Ok(Err(Refusal::Terms)) => self.down(&mut memory, "the stored lengths of lease and renewal differ"),
+                Ok(Err(refusal)) => self.down(&mut memory, &format!("the renewal was refused: {refusal:?}")),
+                Err(error) => self.down(&mut memory, &error.to_string()),
+            }
+            self.metrics.renewals_failed.inc();
+            sleep(retry).await;
+            retry = (retry * 2).min(RETRY_MOST);
+        }
+    }
+
+    /// Takes back the registration of an instance that holds nothing any more.
+    pub async fn farewell(store: &dyn Store, partition: PartitionId, registration: &Registration, version: &Arc<str>) {
+        let renewal = Renewal {
+            generation: registration.generation.clone(),
+            link: registration.link,
+            version: version.clone(),
+            known: Some(registration.beat.epoch.clone()),
+            done: true,
+            bye: true,
+        };
+        if let Err(error) = store.renew(partition, renewal).await {
+            tracing::info!(%error, "the lease was not given back; it ends by itself");
+        }
+    }
+
+    async fn renew(&self, memory: &Memory) -> Result<Result<crate::store::Renewed, Refusal>, StoreError> {
+        let renewal = Renewal {
+            generation: memory.generation.clone(),
+            link: memory.link,
+            version: self.settings.version.clone(),
+            known: memory.last.as_ref().filter(|_| !memory.died).map(|(epoch, _)| epoch.clone()),
+            done: self.ledger.is_settled(self.partition),
+            bye: false,
+        };
+        self.store.renew(self.partition, renewal).await
+    }
+
+    fn learn(&self, memory: &mut Memory, link: u64, beat: Beat) -> bool {
+        let settling = beat.settling;
+        let epoch_is_new = memory.last.as_ref().is_some_and(|(epoch, _)| *epoch != beat.epoch);
+        let was_away = memory.renewed_at.elapsed() > Duration::from_millis(self.settings.presence.instance_lease_ms);
+        let died = std::mem::take(&mut memory.died);
+        if epoch_is_new || died || link != memory.link {
+            // Whoever was away long must not offer sockets that have died meanwhile.
+            let reset = Reset { epoch: epoch_is_new, reborn: died || (epoch_is_new && was_away) };
+            let last = memory.last.as_ref().map(|(epoch, now)| (epoch, *now));
+            self.ledger.reset(self.partition, reset, last);
+        }
+        if epoch_is_new || memory.last.is_none() {
+            self.metrics.epochs.inc();
+            tracing::info!(epoch = %beat.epoch, partition = self.partition, settling, "registered in an epoch");
+        }
+        memory.link = link;
+        memory.last = Some((beat.epoch.clone(), beat.now));
+        memory.renewed_at = Instant::now();
+        if !std::mem::replace(&mut memory.is_up, true) {
+            tracing::info!(partition = self.partition, "the store answers again");
+        }
+        self.metrics.store_up.set(1);
+        self.metrics.settling.set(settling.into());
+        self.metrics.accounts.set(i64::try_from(self.ledger.len()).unwrap_or(i64::MAX));
+        let generation = memory.generation.clone();
+        self.pulse.registration.send_replace(Some(Registration { generation, link, beat }));
+        settling
+    }
+
+    fn down(&self, memory: &mut Memory, why: &str) {
+        self.pulse.registration.send_replace(None);
+        self.metrics.store_up.set(0);
+        if std::mem::replace(&mut memory.is_up, false) {
+            tracing::warn!(partition = self.partition, why, "the store is out of reach; sockets stay open and wait");
+        }
+    }
+}
+
+/// Sends the difference of one partition, one batch in flight, as soon as the last answer is there.
+pub(crate) struct Writer {
+    pub partition: PartitionId,
+    pub store: Arc<dyn Store>,
+    pub ledger: Arc<Ledger>,
+    pub pulse: Arc<Pulse>,
+    pub metrics: Arc<Metrics>,
+}
+
+/// The most entries in a batch: more would make others wait for Redis, and cost no less each.
+const BATCH: usize = 100;
+
+impl Writer {
+    pub async fn run(self) {
+        let mut standing = self.pulse.subscribe();
+        loop {
+            let Ok(registration) = standing.wait_for(Option::is_some).await.map(|held| held.clone()) else { return };
+            let registration = registration.expect("waited for");
+            let (entries, sent) = self.ledger.batch(self.partition, BATCH);
+            if entries.is_empty() {
+                tokio::select! {
+                    () = self.ledger.changed(self.partition) => {}
+                    _ = standing.changed() => {}
+                }
+                continue;
+            }
+            self.metrics.batch.observe(entries.len() as f64);
+            let Registration { generation, link, beat } = registration;
+            let batch = crate::domain::partition::Batch { generation, link, epoch: beat.epoch, entries };
+            let why = match self.store.write(self.partition, &batch).await {
+                Ok(Ok((beat, outcomes))) => {
+                    self.pulse.note(&beat);
+                    self.ledger.answered(&beat, sent, outcomes);
+                    continue;
+                }
+                Ok(Err(refusal)) => {
+                    tracing::info!(?refusal, "a batch was refused");
+                    "refused"
+                }
+                Err(error) => {
+                    tracing::debug!(%error, "a batch failed");
+                    "unavailable"
+                }
+            };
+            self.metrics.batches_failed.get_or_create(&Because { reason: why }).inc();
+            self.ledger.failed(sent);
+            self.pulse.doubt();
+        }
+    }
+}

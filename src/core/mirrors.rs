@@ -1,0 +1,195 @@
+//! The mirrors of this instance: opened by the first watcher of a roster, kept by a task each, closed some time after the last has gone.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard},
+    time::Duration,
+};
+
+use tokio::{
+    sync::Semaphore,
+    time::{Instant, sleep},
+};
+
+use super::mirror::{Mirror, Wake};
+use crate::{
+    domain::{level::Level, name::RosterKey, roster::Published},
+    metrics::{Because, Metrics},
+    store::{Feed, PartitionId, Store},
+};
+
+/// As many rosters are read at a time.
+const READERS: usize = 16;
+/// A mirror stays for as long after its last watcher: people reload pages.
+const LINGER: Duration = Duration::from_secs(10);
+/// How often the numbers of all followed rosters are compared with the store's.
+const COMPARE: Duration = Duration::from_secs(8);
+/// A change that the store has and the mirror has not may still be on its way for so long.
+const ON_ITS_WAY: Duration = Duration::from_millis(300);
+/// The most rosters in one comparison.
+const CHUNK: usize = 500;
+/// Before a reading that failed is tried again.
+const RETRY: Duration = Duration::from_millis(250);
+
+/// See the module.
+pub(crate) struct Mirrors {
+    store: Arc<dyn Store>,
+    feed: Arc<dyn Feed>,
+    metrics: Arc<Metrics>,
+    readers: Semaphore,
+    open: Mutex<(u64, HashMap<RosterKey, Arc<Mirror>>)>,
+}
+
+impl Mirrors {
+    pub fn new(store: Arc<dyn Store>, feed: Arc<dyn Feed>, metrics: Arc<Metrics>) -> Arc<Self> {
+        Arc::new(Self { store, feed, metrics, readers: Semaphore::new(READERS), open: Mutex::new((0, HashMap::new())) })
+    }
+
+    /// The mirror of a roster, with one watcher more.
+    pub fn watch(self: &Arc<Self>, key: &RosterKey, level: Level, wake: &Arc<dyn Wake>) -> Arc<Mirror> {
+        let mut open = self.lock();
+        let mirror = match open.1.get(key) {
+            Some(mirror) => mirror.clone(),
+            None => {
+                open.0 += 1;
+                let mirror = Arc::new(Mirror::new(open.0, key.clone()));
+                open.1.insert(key.clone(), mirror.clone());
+                self.metrics.mirrors.set(i64::try_from(open.1.len()).unwrap_or(i64::MAX));
+                tokio::spawn(self.clone().keep(mirror.clone()));
+                mirror
+            }
+        };
+        mirror.attach(level, wake);
+        mirror
+    }
+
+    /// The mirror of a roster, if somebody watches it.
+    pub fn get(&self, key: &RosterKey) -> Option<Arc<Mirror>> {
+        self.lock().1.get(key).cloned()
+    }
+
+    /// The feed told of changes.
+    pub fn hear(&self, published: Published) {
+        self.metrics.published.inc();
+        if let Some(mirror) = self.get(&published.roster) {
+            mirror.hear(published);
+        }
+    }
+
+    /// An epoch has settled: what was withheld can be read.
+    pub fn settled(&self) {
+        for mirror in self.all().into_iter().filter(|mirror| mirror.is_withheld()) {
+            mirror.want_reading();
+        }
+    }
+
+    /// Compares for ever.
+    pub async fn run(self: Arc<Self>) {
+        loop {
+            sleep(COMPARE).await;
+            self.compare().await;
+        }
+    }
+
+    /// Compares every mirror with the store; where something is missing that is not on its way, the roster is read.
+    pub async fn compare(&self) {
+        let mut by_partition: HashMap<PartitionId, Vec<Arc<Mirror>>> = HashMap::new();
+        for mirror in self.all() {
+            by_partition.entry(self.store.partition_of(mirror.key())).or_default().push(mirror);
+        }
+        for (partition, mirrors) in by_partition {
+            for chunk in mirrors.chunks(CHUNK) {
+                let keys: Vec<RosterKey> = chunk.iter().map(|mirror| mirror.key().clone()).collect();
+                let numbers = match self.store.numbers(partition, &keys).await {
+                    Ok(numbers) => numbers,
+                    Err(error) => {
+                        tracing::debug!(%error, "versions could not be compared");
+                        return;
+                    }
+                };
+                let behind =
+                    |pair: &(&Arc<Mirror>, &Option<u64>)| !pair.0.has(&numbers.epoch, numbers.settling, *pair.1);
+                let suspects: Vec<_> = chunk.iter().zip(&numbers.numbers).filter(behind).collect();
+                if suspects.is_empty() {
+                    continue;
+                }
+                sleep(ON_ITS_WAY).await;
+                for (mirror, _) in suspects.into_iter().filter(behind) {
+                    mirror.want_reading();
+                }
+            }
+        }
+    }
+
+    /// Keeps one mirror: follows, reads, ticks, until nobody has watched it for a while.
+    async fn keep(self: Arc<Self>, mirror: Arc<Mirror>) {
+        let mut following = false;
+        let mut cause = "first";
+        let mut close_at = None;
+        loop {
+            if !following {
+                match self.feed.follow(mirror.key()).await {
+                    Ok(()) => following = true,
+                    Err(error) => {
+                        tracing::debug!(%error, "a roster could not be followed yet");
+                        sleep(RETRY).await;
+                    }
+                }
+            } else if mirror.begin_reading() {
+                self.read(&mirror, cause).await;
+                cause = "gap";
+            } else {
+                let at = mirror.run_errands().into_iter().chain(close_at).min();
+                let timer = async {
+                    match at {
+                        Some(at) => tokio::time::sleep_until(at).await,
+                        None => std::future::pending().await,
+                    }
+                };
+                tokio::select! {
+                    () = mirror.errands.notified() => {}
+                    () = timer => {}
+                }
+            }
+            if mirror.is_watched() {
+                close_at = None;
+            } else if *close_at.get_or_insert_with(|| Instant::now() + LINGER) <= Instant::now() {
+                let mut open = self.lock();
+                if !mirror.is_watched() {
+                    open.1.remove(mirror.key());
+                    self.metrics.mirrors.set(i64::try_from(open.1.len()).unwrap_or(i64::MAX));
+                    break;
+                }
+            }
+        }
+        if following {
+            self.feed.unfollow(mirror.key());
+        }
+    }
+
+    async fn read(&self, mirror: &Mirror, cause: &'static str) {
+        let _permit = self.readers.acquire().await.expect("never closed");
+        match self.store.read(mirror.key()).await {
+            Ok(reading) => {
+                self.metrics.readings.get_or_create(&Because { reason: cause }).inc();
+                if mirror.install(reading) {
+                    sleep(RETRY).await;
+                    mirror.want_reading();
+                }
+            }
+            Err(error) => {
+                tracing::debug!(%error, "a roster could not be read yet");
+                mirror.reading_failed();
+                sleep(RETRY).await;
+            }
+        }
+    }
+
+    fn all(&self) -> Vec<Arc<Mirror>> {
+        self.lock().1.values().cloned().collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, (u64, HashMap<RosterKey, Arc<Mirror>>)> {
+        self.open.lock().expect("nothing panics while it holds the map")
+    }
+}

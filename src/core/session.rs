@@ -1,0 +1,649 @@
+//! One caller: commands in, replies out, and what it must hear unasked.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use serde_json::{Map, Value, value::RawValue};
+use tokio::{sync::oneshot, time::timeout};
+
+use super::{
+    Core,
+    error::{Code, Error},
+    ledger::{Content, Settlement},
+    mirror::{Cursor, Delivery, Mirror, Wake},
+    notices::Notices,
+};
+use crate::domain::{
+    level::Level,
+    member::{Reason, Shown, Status, Whereabouts},
+    name::{ChannelName, ConnectionId, RosterKey, UserName},
+    principal::{Capabilities, Principal, allows},
+    roster::{Ask, Entry, Outcome, Row},
+    settings::MAX_GRACE_MS,
+    time::wall_now_ms,
+    version::Version,
+};
+
+/// How long an operation waits for the store before it is refused as unavailable.
+pub(crate) const WAIT: Duration = Duration::from_secs(5);
+/// How long a resume waits for a settling epoch.
+const SETTLE_WAIT: Duration = Duration::from_secs(15);
+
+/// What a resume token says, once its signature was checked.
+#[derive(Debug, Clone)]
+pub struct ResumeClaim {
+    /// Whose connection.
+    pub user: UserName,
+    /// Which.
+    pub connection: ConnectionId,
+    /// The take that was current when the token was made.
+    pub take: u64,
+}
+
+/// A caller introduces itself.
+#[derive(Debug)]
+pub struct Hello {
+    /// Who, as the token says.
+    pub principal: Principal,
+    /// The connection that it had before.
+    pub resume: Option<ResumeClaim>,
+    /// What it runs on.
+    pub device: Option<Arc<str>>,
+    /// Whether it counts as present; false only watches and asks.
+    pub present: bool,
+}
+
+/// The answer to a hello.
+#[derive(Debug, Clone)]
+pub struct Welcome {
+    /// The connection.
+    pub connection: ConnectionId,
+    /// Who is present; none for one who only watches.
+    pub user: Option<UserName>,
+    /// Whether the connection from before goes on.
+    pub resumed: bool,
+    /// Where it is.
+    pub channels: Vec<ChannelName>,
+    /// The take that the next resume token names.
+    pub take: u64,
+    /// How long the connection keeps its place after its socket broke, milliseconds.
+    pub grace_ms: u64,
+}
+
+/// Why a hello failed.
+#[derive(Debug)]
+pub enum HelloError {
+    /// The user has as many connections as there may be.
+    TooMany,
+    /// Anything else; it may be tried again.
+    Other(Error),
+}
+
+/// What a caller may ask for.
+#[derive(Debug, Clone)]
+pub enum Command {
+    /// Be present in a channel.
+    Join {
+        /// Where.
+        channel: ChannelName,
+        /// Replaces the state; none is empty.
+        state: Map<String, Value>,
+        /// Watch it too, at this level.
+        watch: Option<Level>,
+        /// A grace of its own, milliseconds.
+        grace_ms: Option<u64>,
+    },
+    /// Not be present there any more.
+    Leave {
+        /// Where.
+        channel: ChannelName,
+    },
+    /// Change the state by a merge patch (RFC 7396).
+    Update {
+        /// Where.
+        channel: ChannelName,
+        /// The patch.
+        patch: Map<String, Value>,
+    },
+    /// Be told about changes.
+    Watch {
+        /// Of what.
+        channel: ChannelName,
+        /// How much.
+        level: Level,
+        /// Only what came after this, if that is known.
+        since: Option<Version>,
+    },
+    /// A fresh token.
+    Refresh {
+        /// What it says.
+        principal: Principal,
+    },
+}
+
+/// What came of a command.
+#[derive(Debug)]
+pub enum Reply {
+    /// The roster is at this version or later, and the change is part of it.
+    Changed {
+        /// Where.
+        channel: ChannelName,
+        /// The version.
+        version: Version,
+        /// The watch that was asked for with it.
+        watch: Option<Watch>,
+    },
+    /// The watch has begun.
+    Watching(Watch),
+    /// Done, with nothing to tell.
+    Done,
+}
+
+/// A watch: dropping it ends it.
+pub struct Watch {
+    channel: ChannelName,
+    mirror: Arc<Mirror>,
+    cursor: Cursor,
+    wake: Arc<dyn Wake>,
+}
+
+impl Watch {
+    /// Of which channel.
+    pub fn channel(&self) -> &ChannelName {
+        &self.channel
+    }
+
+    /// How much it tells.
+    pub fn level(&self) -> Level {
+        self.cursor.level()
+    }
+
+    /// The mirror by whose id the wake is called.
+    pub fn mirror_id(&self) -> u64 {
+        self.mirror.id()
+    }
+
+    /// What the watcher gets next, if there is anything now.
+    pub fn deliver(&mut self) -> Option<Delivery> {
+        self.mirror.next(&mut self.cursor)
+    }
+}
+
+impl std::fmt::Debug for Watch {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Watch").field("channel", &self.channel).field("cursor", &self.cursor).finish_non_exhaustive()
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.mirror.detach(self.cursor.level(), &self.wake);
+    }
+}
+
+/// Where the session is present.
+#[derive(Debug, Clone)]
+struct Joined {
+    state: Map<String, Value>,
+    since: u64,
+}
+
+/// See the module. Dropping a session without [`Session::end`] is a socket that broke.
+pub struct Session {
+    core: Arc<Core>,
+    connection: ConnectionId,
+    user: Option<UserName>,
+    owner: u64,
+    principal: Principal,
+    device: Option<Arc<str>>,
+    channels: BTreeMap<ChannelName, Joined>,
+    notices: Arc<Notices>,
+    unconfirmed: bool,
+    is_over: bool,
+}
+
+impl Session {
+    /// Opens a session: a new connection, or the one from before.
+    ///
+    /// # Errors
+    /// [`HelloError`]; nothing is left behind then.
+    pub async fn open(core: &Arc<Core>, hello: Hello) -> Result<(Self, Welcome), HelloError> {
+        let Hello { principal, resume, device, present } = hello;
+        let mut session = Self {
+            core: core.clone(),
+            connection: ConnectionId::from_bytes(rand::random()),
+            user: principal.user.clone().filter(|_| present),
+            owner: 0,
+            principal,
+            device,
+            channels: BTreeMap::new(),
+            notices: Arc::default(),
+            unconfirmed: false,
+            is_over: false,
+        };
+        let mut take = 1;
+        let mut resumed = false;
+        if let Some(user) = session.user.clone() {
+            if let Some(claim) = resume.filter(|claim| claim.user == user)
+                && let Some(taken) = session.resume(&user, claim).await.map_err(HelloError::Other)?
+            {
+                (take, resumed) = (taken, true);
+            } else {
+                session.enter(&user).await?;
+            }
+        }
+        let welcome = Welcome {
+            connection: session.connection.clone(),
+            user: session.user.clone(),
+            resumed,
+            channels: session.channels.keys().cloned().collect(),
+            take,
+            grace_ms: session.grace_ms(None, None),
+        };
+        Ok((session, welcome))
+    }
+
+    /// The connection.
+    pub fn connection(&self) -> &ConnectionId {
+        &self.connection
+    }
+
+    /// Who is present.
+    pub fn user(&self) -> Option<&UserName> {
+        self.user.as_ref()
+    }
+
+    /// When the token ends, unix milliseconds.
+    pub fn expires_at_ms(&self) -> u64 {
+        self.principal.expires_at_ms
+    }
+
+    /// What the session must hear.
+    pub fn notices(&self) -> Arc<Notices> {
+        self.notices.clone()
+    }
+
+    /// The client has sent a frame after its welcome: the resume token that it used before ends.
+    pub fn confirm(&mut self) {
+        if std::mem::take(&mut self.unconfirmed) {
+            self.core.ledger.confirm(&self.connection, self.owner);
+        }
+    }
+
+    /// The socket has answered a ping that was sent because of [`Notice::Prove`](super::notices::Notice::Prove).
+    pub fn prove(&self) {
+        self.core.ledger.prove(&self.connection);
+    }
+
+    /// Somebody took the connection out of a channel.
+    pub fn forget(&mut self, channel: &ChannelName) {
+        self.channels.remove(channel);
+    }
+
+    /// The end, with a goodbye ([`Reason::Left`]), by the token's end ([`Reason::Expired`]), or, without a reason, because the socket broke or the
+    /// instance stops: then the connection keeps its place for its grace.
+    pub fn end(mut self, reason: Option<Reason>) {
+        self.finish(reason);
+    }
+
+    fn finish(&mut self, reason: Option<Reason>) {
+        if std::mem::replace(&mut self.is_over, true) || self.user.is_none() {
+            return;
+        }
+        match reason {
+            Some(reason) => self.core.ledger.leave_all(&self.connection, self.owner, reason),
+            None => self.core.ledger.broke(&self.connection, self.owner),
+        }
+        self.core.ledger.detach(&self.connection, self.owner);
+    }
+
+    /// Carries out a command. `wake` is told of news for watches that it begins.
+    ///
+    /// # Errors
+    /// What the caller is told; the session goes on.
+    pub async fn execute(&mut self, command: Command, wake: &Arc<dyn Wake>) -> Result<Reply, Error> {
+        match command {
+            Command::Join { channel, state, watch, grace_ms } => self.join(channel, state, watch, grace_ms, wake).await,
+            Command::Leave { channel } => self.leave(channel).await,
+            Command::Update { channel, patch } => self.update(channel, patch).await,
+            Command::Watch { channel, level, since } => {
+                self.may_watch(&channel)?;
+                Ok(Reply::Watching(self.watch(channel, level, None, since, wake)))
+            }
+            Command::Refresh { principal } => self.refresh(principal).map(|()| Reply::Done),
+        }
+    }
+
+    /// Whether the caller may ask for a channel.
+    ///
+    /// # Errors
+    /// [`Code::Forbidden`].
+    pub fn may_watch(&self, channel: &ChannelName) -> Result<(), Error> {
+        let can = self.can(channel);
+        if allows(&can.watch, channel.as_str()) {
+            return Ok(());
+        }
+        Err(forbidden(format!("this token may not watch `{channel}`; `can.watch` names what it may")))
+    }
+
+    /// Whether the caller may ask for a user.
+    ///
+    /// # Errors
+    /// [`Code::Forbidden`].
+    pub fn may_see(&self, user: &UserName) -> Result<(), Error> {
+        let can = self.principal.can.as_ref().unwrap_or(&self.core.settings.default_can);
+        if allows(&can.users, user.as_str()) || self.user.as_ref() == Some(user) {
+            return Ok(());
+        }
+        Err(forbidden(format!("this token may not ask for `{user}`; `can.users` names whom it may")))
+    }
+
+    fn can(&self, channel: &ChannelName) -> &Capabilities {
+        if let Some(can) = &self.principal.can {
+            return can;
+        }
+        let namespace = self.core.settings.namespace(channel).and_then(|namespace| namespace.can.as_ref());
+        namespace.unwrap_or(&self.core.settings.default_can)
+    }
+
+    async fn enter(&mut self, user: &UserName) -> Result<(), HelloError> {
+        self.owner = self.core.ledger.open(&self.connection, user, 1, 0, Some(self.notices.clone()));
+        let shown = self.shown(&Map::new(), wall_now_ms());
+        let content = Content {
+            grace_ms: self.grace_ms(None, None),
+            since: shown.since,
+            changed: 0,
+            private: "".into(),
+            payload: to_json(&shown),
+        };
+        let key = RosterKey::User(user.clone());
+        let limit = self.core.settings.limits.connections_per_user as u64;
+        let answer = settled(self.core.ledger.hold(&self.connection, &key, content, limit)).await;
+        let problem = match answer {
+            Some(Settlement::Done(_)) => return Ok(()),
+            Some(Settlement::Full) => HelloError::TooMany,
+            Some(Settlement::Lost) | None => {
+                HelloError::Other(Error::unavailable("the store of presence did not answer in time"))
+            }
+        };
+        self.finish(Some(Reason::Left));
+        Err(problem)
+    }
+
+    /// Takes over the connection that the claim names; none where it is not there any more.
+    async fn resume(&mut self, user: &UserName, claim: ResumeClaim) -> Result<Option<u64>, Error> {
+        let key = RosterKey::User(user.clone());
+        let partition = self.core.store.partition_of(&key);
+        let mut standing = self.core.pulses[usize::from(partition)].subscribe();
+        let is_settled = standing.wait_for(|held| held.as_ref().is_some_and(|held| !held.beat.settling));
+        if timeout(SETTLE_WAIT, is_settled).await.is_err() {
+            return Err(Error::unavailable("the store of presence is settling"));
+        }
+        let ask = Ask::Claim { token_take: claim.take };
+        let entry = Entry { roster: key.clone(), connection: claim.connection.clone(), ask };
+        let row = match self.core.ask(entry).await? {
+            (Outcome::Claimed { row }, _) => *row,
+            _ => {
+                self.core.metrics.resumes_missed.inc();
+                return Ok(None);
+            }
+        };
+        let channels = Whereabouts::from_json(&row.private).channels;
+        let keys: Vec<_> =
+            channels.iter().map(|name| (RosterKey::Channel(name.clone()), claim.connection.clone())).collect();
+        let rows = match self.core.store.rows(&keys).await {
+            Ok(rows) => rows,
+            Err(error) => {
+                // The client keeps its token and tries again; until then the connection ends as it would have.
+                let entry = Entry { roster: key, connection: claim.connection, ask: Ask::Release };
+                drop(self.core.ledger.ask(entry));
+                return Err(error.into());
+            }
+        };
+        self.connection = claim.connection;
+        self.owner = self.core.ledger.open(&self.connection, user, row.take, row.valid, Some(self.notices.clone()));
+        self.unconfirmed = true;
+        let take = row.take;
+        let mut waits = Vec::new();
+        for (channel, found) in channels.into_iter().zip(rows) {
+            let Some(found) = found.filter(|found| found.take <= take && found.user == *user) else { continue };
+            let content = content_of(&found);
+            let Ok(shown) = serde_json::from_str::<Shown>(&found.payload) else { continue };
+            self.device = shown.device.clone().or(self.device.take());
+            let state = serde_json::from_str(shown.state.get()).unwrap_or_default();
+            let wait = self.core.ledger.hold(&self.connection, &RosterKey::Channel(channel.clone()), content, 0);
+            waits.push((channel.clone(), wait));
+            self.channels.insert(channel, Joined { state, since: shown.since });
+        }
+        if let Ok(shown) = serde_json::from_str::<Shown>(&row.payload) {
+            self.device = shown.device;
+        }
+        waits.push((
+            ChannelName::parse("user").expect("a name"),
+            self.core.ledger.hold(&self.connection, &key, content_of(&row), 0),
+        ));
+        for (channel, wait) in waits {
+            match settled(wait).await {
+                Some(Settlement::Done(_)) => {}
+                Some(_) => self.forget(&channel),
+                None => {
+                    self.finish(None);
+                    return Err(Error::unavailable("the store of presence did not answer in time"));
+                }
+            }
+        }
+        self.core.metrics.resumes.inc();
+        self.show_info();
+        Ok(Some(take))
+    }
+
+    async fn join(
+        &mut self,
+        channel: ChannelName,
+        state: Map<String, Value>,
+        watch: Option<Level>,
+        grace_ms: Option<u64>,
+        wake: &Arc<dyn Wake>,
+    ) -> Result<Reply, Error> {
+        self.present()?;
+        if !allows(&self.can(&channel).join, channel.as_str()) {
+            return Err(forbidden(format!("this token may not join `{channel}`; `can.join` names what it may")));
+        }
+        if watch.is_some() {
+            self.may_watch(&channel)?;
+        }
+        let namespace = self.core.settings.namespace(&channel);
+        if namespace.is_some_and(|namespace| !namespace.presence) {
+            return Err(forbidden(format!("presence is not available in `{channel}`")));
+        }
+        if !state.is_empty() && namespace.is_some_and(|namespace| !namespace.client_state) {
+            return Err(forbidden(format!("clients give no state in `{channel}`; the app server does")));
+        }
+        self.check_size(&state)?;
+        let limit = self.core.settings.limits.channels_per_connection;
+        let is_new = !self.channels.contains_key(&channel);
+        if is_new && self.channels.len() >= limit {
+            return Err(Error::new(
+                Code::Limit,
+                format!("a connection joins at most {limit} channels; leave one first"),
+            ));
+        }
+        let since = self.channels.get(&channel).map_or_else(wall_now_ms, |joined| joined.since);
+        let content = Content {
+            grace_ms: self.grace_ms(grace_ms, Some(&channel)),
+            since,
+            changed: 0,
+            private: "{}".into(),
+            payload: to_json(&self.shown(&state, since)),
+        };
+        let most = namespace.and_then(|namespace| namespace.max_members);
+        let most = most.unwrap_or(self.core.settings.limits.members_per_channel);
+        let key = RosterKey::Channel(channel.clone());
+        let wait = self.core.ledger.hold(&self.connection, &key, content, most as u64);
+        match settled(wait).await {
+            Some(Settlement::Done(version)) => {
+                self.channels.insert(channel.clone(), Joined { state, since });
+                let watch = watch.map(|level| self.watch(channel.clone(), level, Some(version.clone()), None, wake));
+                Ok(Reply::Changed { channel, version, watch })
+            }
+            Some(Settlement::Full) => {
+                Err(Error::new(Code::Limit, format!("`{channel}` has as many members as it may have ({most})")))
+            }
+            Some(Settlement::Lost) => Err(self.lost()),
+            None => {
+                if is_new {
+                    // Not acknowledged, so it shall not happen later.
+                    drop(self.core.ledger.leave(&self.connection, &key, Reason::Left));
+                }
+                Err(Error::unavailable("the store of presence did not answer in time"))
+            }
+        }
+    }
+
+    async fn leave(&mut self, channel: ChannelName) -> Result<Reply, Error> {
+        self.present()?;
+        if self.channels.remove(&channel).is_none() {
+            return Err(not_joined(&channel));
+        }
+        let key = RosterKey::Channel(channel.clone());
+        match settled(self.core.ledger.leave(&self.connection, &key, Reason::Left)).await {
+            Some(Settlement::Done(version)) => Ok(Reply::Changed { channel, version, watch: None }),
+            // It is out all the same, or will be as soon as the store answers.
+            Some(_) => Ok(Reply::Done),
+            None => {
+                Err(Error::unavailable("the store of presence did not answer in time; you will have left when it does"))
+            }
+        }
+    }
+
+    async fn update(&mut self, channel: ChannelName, patch: Map<String, Value>) -> Result<Reply, Error> {
+        self.present()?;
+        if self.core.settings.namespace(&channel).is_some_and(|namespace| !namespace.client_state) {
+            return Err(forbidden(format!("clients give no state in `{channel}`; the app server does")));
+        }
+        let Some(joined) = self.channels.get(&channel) else { return Err(not_joined(&channel)) };
+        let mut state = Value::Object(joined.state.clone());
+        json_patch::merge(&mut state, &Value::Object(patch));
+        let Value::Object(state) = state else { unreachable!("an object patched by an object is one") };
+        self.check_size(&state)?;
+        let payload = to_json(&self.shown(&state, joined.since));
+        let wait = self.core.ledger.show(&self.connection, &RosterKey::Channel(channel.clone()), payload);
+        self.channels.entry(channel.clone()).and_modify(|joined| joined.state = state);
+        match settled(wait).await {
+            Some(Settlement::Done(version)) => Ok(Reply::Changed { channel, version, watch: None }),
+            Some(_) => Err(self.lost()),
+            None => {
+                Err(Error::unavailable("the store of presence did not answer in time; it will be told when it does"))
+            }
+        }
+    }
+
+    fn watch(
+        &self,
+        channel: ChannelName,
+        level: Level,
+        least: Option<Version>,
+        since: Option<Version>,
+        wake: &Arc<dyn Wake>,
+    ) -> Watch {
+        let most = self.core.settings.namespace(&channel).and_then(|namespace| namespace.level);
+        let level = match (level, most) {
+            (_, Some(Level::Occupancy)) => Level::Occupancy,
+            (Level::Connections, Some(Level::Users)) => Level::Users,
+            (level, _) => level,
+        };
+        let mirror = self.core.mirrors.watch(&RosterKey::Channel(channel.clone()), level, wake);
+        Watch { channel, mirror, cursor: Cursor::new(level, least, since), wake: wake.clone() }
+    }
+
+    fn refresh(&mut self, principal: Principal) -> Result<(), Error> {
+        if principal.user != self.principal.user {
+            return Err(Error::new(Code::Conflict, "the fresh token names another user; say hello on a new socket"));
+        }
+        self.principal = principal;
+        self.show_info();
+        Ok(())
+    }
+
+    /// Shows the token's `info` where something else stands.
+    fn show_info(&self) {
+        for (channel, joined) in &self.channels {
+            let payload = to_json(&self.shown(&joined.state, joined.since));
+            drop(self.core.ledger.show(&self.connection, &RosterKey::Channel(channel.clone()), payload));
+        }
+    }
+
+    fn present(&self) -> Result<(), Error> {
+        if self.user.is_some() {
+            return Ok(());
+        }
+        Err(forbidden(
+            "this connection only watches: its token names no user, or its hello said that it is not present",
+        ))
+    }
+
+    fn shown(&self, state: &Map<String, Value>, since: u64) -> Shown {
+        let state = serde_json::value::to_raw_value(state).expect("a map of JSON values is JSON");
+        Shown {
+            status: Status::Online,
+            state: Arc::<RawValue>::from(state),
+            info: self.principal.info.clone(),
+            device: self.device.clone(),
+            since,
+        }
+    }
+
+    /// That of the join, else of the token, else of the namespace, else the setting; never more than the token's.
+    fn grace_ms(&self, join: Option<u64>, channel: Option<&ChannelName>) -> u64 {
+        let token = self.principal.grace_ms;
+        let namespace = channel.and_then(|channel| self.core.settings.namespace(channel)?.grace_ms);
+        let grace = join.or(token).or(namespace).unwrap_or(self.core.settings.presence.grace_ms);
+        grace.min(token.unwrap_or(MAX_GRACE_MS)).min(MAX_GRACE_MS)
+    }
+
+    fn check_size(&self, state: &Map<String, Value>) -> Result<(), Error> {
+        let most = self.core.settings.limits.state_bytes;
+        let size = serde_json::to_vec(state).map_or(usize::MAX, |json| json.len());
+        if size <= most {
+            return Ok(());
+        }
+        Err(Error::new(Code::TooLarge, format!("a state has at most {most} bytes of JSON; this one would have {size}")))
+    }
+
+    fn lost(&self) -> Error {
+        Error::new(Code::Conflict, "the connection is no longer this socket's")
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.finish(None);
+    }
+}
+
+/// Waits for the store's word; none when it takes too long.
+async fn settled(wait: oneshot::Receiver<Settlement>) -> Option<Settlement> {
+    // An account that was dropped with its waiters was lost to another.
+    timeout(WAIT, wait).await.ok().map(|answer| answer.unwrap_or(Settlement::Lost))
+}
+
+fn content_of(row: &Row) -> Content {
+    Content {
+        grace_ms: row.grace_ms,
+        since: row.since,
+        changed: row.changed,
+        private: row.private.clone(),
+        payload: row.payload.clone(),
+    }
+}
+
+fn to_json(shown: &Shown) -> Arc<str> {
+    serde_json::to_string(shown).expect("what is shown is JSON").into()
+}
+
+fn forbidden(message: impl Into<String>) -> Error {
+    Error::new(Code::Forbidden, message)
+}
+
+fn not_joined(channel: &ChannelName) -> Error {
+    Error::new(Code::Conflict, format!("`{channel}` is not joined; join it first"))
+}

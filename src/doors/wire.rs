@@ -1,0 +1,167 @@
+//! The shapes that the native WebSocket, server-sent events and REST have in common, as `docs/protocol.md` writes them.
+
+use std::sync::Arc;
+
+use serde::{Serialize, Serializer};
+use serde_json::value::RawValue;
+
+use crate::{
+    core::{Device, UserInfo},
+    domain::{
+        delta::{Connected, Leave},
+        member::{Member, Reason, Status},
+        name::{ChannelName, ConnectionId, UserName},
+    },
+};
+
+/// MEMBER: a user in a channel, or one connection of a user there.
+#[derive(Debug, Serialize)]
+pub struct MemberShape<'a> {
+    user: &'a UserName,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    connection: Option<&'a ConnectionId>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    device: Option<&'a Arc<str>>,
+    status: Status,
+    state: &'a RawValue,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    info: Option<&'a RawValue>,
+    since: u64,
+    connections: usize,
+}
+
+impl<'a> From<&'a Member> for MemberShape<'a> {
+    fn from(member: &'a Member) -> Self {
+        Self {
+            user: &member.user,
+            connection: None,
+            device: None,
+            status: member.status,
+            state: &member.latest.state,
+            info: member.latest.info.as_deref(),
+            since: member.since,
+            connections: member.connections,
+        }
+    }
+}
+
+impl<'a> From<&'a Connected> for MemberShape<'a> {
+    fn from((connection, present): &'a Connected) -> Self {
+        Self {
+            user: &present.user,
+            connection: Some(connection),
+            device: present.shown.device.as_ref(),
+            status: present.shown.status,
+            state: &present.shown.state,
+            info: present.shown.info.as_deref(),
+            since: present.shown.since,
+            connections: 1,
+        }
+    }
+}
+
+/// LEAVE: who is no longer there, and why.
+#[derive(Debug, Serialize)]
+pub struct LeaveShape<'a> {
+    user: &'a UserName,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    connection: Option<&'a ConnectionId>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    device: Option<&'a Arc<str>>,
+    reason: Reason,
+    state: &'a RawValue,
+}
+
+impl<'a> From<&'a Leave> for LeaveShape<'a> {
+    fn from(leave: &'a Leave) -> Self {
+        Self {
+            user: &leave.member.user,
+            connection: None,
+            device: None,
+            reason: leave.reason,
+            state: &leave.member.latest.state,
+        }
+    }
+}
+
+impl<'a> From<&'a (Connected, Reason)> for LeaveShape<'a> {
+    fn from(((connection, present), reason): &'a (Connected, Reason)) -> Self {
+        Self {
+            user: &present.user,
+            connection: Some(connection),
+            device: present.shown.device.as_ref(),
+            reason: *reason,
+            state: &present.shown.state,
+        }
+    }
+}
+
+/// How a user is there, or when last.
+#[derive(Debug, Serialize)]
+pub struct UserStatusShape {
+    #[serde(serialize_with = "status_or_offline")]
+    status: Option<Status>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    since: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    last_seen: Option<u64>,
+}
+
+impl From<&UserInfo> for UserStatusShape {
+    fn from(info: &UserInfo) -> Self {
+        Self { status: info.status, since: info.since, last_seen: info.last_seen }
+    }
+}
+
+fn status_or_offline<S: Serializer>(status: &Option<Status>, serializer: S) -> Result<S::Ok, S::Error> {
+    match status {
+        Some(status) => status.serialize(serializer),
+        None => serializer.serialize_str("offline"),
+    }
+}
+
+/// One user with the connections.
+#[derive(Debug, Serialize)]
+pub struct UserShape<'a> {
+    user: &'a UserName,
+    #[serde(flatten)]
+    status: UserStatusShape,
+    connections: Vec<DeviceShape<'a>>,
+    channels: Vec<&'a ChannelName>,
+    stale: bool,
+}
+
+#[derive(Debug, Serialize)]
+struct DeviceShape<'a> {
+    connection: &'a ConnectionId,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    device: Option<&'a Arc<str>>,
+    since: u64,
+    channels: &'a [ChannelName],
+}
+
+impl<'a> From<&'a Device> for DeviceShape<'a> {
+    fn from(device: &'a Device) -> Self {
+        Self {
+            connection: &device.connection,
+            device: device.device.as_ref(),
+            since: device.since,
+            channels: &device.channels,
+        }
+    }
+}
+
+impl<'a> From<&'a UserInfo> for UserShape<'a> {
+    fn from(info: &'a UserInfo) -> Self {
+        let mut channels: Vec<&ChannelName> = info.devices.iter().flat_map(|device| &device.channels).collect();
+        channels.sort();
+        channels.dedup();
+        Self {
+            user: &info.user,
+            status: info.into(),
+            connections: info.devices.iter().map(DeviceShape::from).collect(),
+            channels,
+            stale: info.stale,
+        }
+    }
+}

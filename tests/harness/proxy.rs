@@ -1,0 +1,144 @@
+//! A TCP proxy whose links can be cut, frozen, delayed and mended.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{
+        TcpListener, TcpStream,
+        tcp::{OwnedReadHalf, OwnedWriteHalf},
+    },
+    sync::{mpsc, watch},
+    task::JoinHandle,
+    time::Instant,
+};
+
+/// What the proxy does with its links.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Mode {
+    Open,
+    /// Links are closed and new ones too.
+    Cut,
+    /// Links stay and nothing passes.
+    Blackhole,
+    Delay(Duration),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct State {
+    mode: Mode,
+    /// Links of an older round are to be closed.
+    round: u64,
+}
+
+/// A proxy in front of one address; it ends with this value.
+pub struct Proxy {
+    port: u16,
+    state: Arc<watch::Sender<State>>,
+    task: JoinHandle<()>,
+}
+
+impl Proxy {
+    /// A proxy on a free port in front of `port` on loopback.
+    pub async fn start(port: u16) -> Self {
+        let target = SocketAddr::from(([127, 0, 0, 1], port));
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("loopback has free ports");
+        let own = listener.local_addr().expect("a bound socket has an address").port();
+        let state = Arc::new(watch::Sender::new(State { mode: Mode::Open, round: 0 }));
+        let shared = state.clone();
+        let task = tokio::spawn(async move {
+            while let Ok((socket, _)) = listener.accept().await {
+                let receiver = shared.subscribe();
+                if receiver.borrow().mode != Mode::Cut {
+                    tokio::spawn(link(socket, target, receiver));
+                }
+            }
+        });
+        Self { port: own, state, task }
+    }
+
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// The address for a Redis behind it.
+    pub fn redis_url(&self) -> String {
+        format!("redis://127.0.0.1:{}/", self.port)
+    }
+
+    /// Closes all links and refuses new ones.
+    pub fn cut(&self) {
+        self.state.send_modify(|state| *state = State { mode: Mode::Cut, round: state.round + 1 });
+    }
+
+    /// Closes all links once; new ones work.
+    pub fn cut_once(&self) {
+        self.state.send_modify(|state| state.round += 1);
+    }
+
+    /// Keeps links, present and new, and lets nothing pass.
+    pub fn blackhole(&self) {
+        self.state.send_modify(|state| state.mode = Mode::Blackhole);
+    }
+
+    /// Everything arrives that much later, in order.
+    pub fn delay(&self, by: Duration) {
+        self.state.send_modify(|state| state.mode = Mode::Delay(by));
+    }
+
+    /// Everything passes again; what a blackhole held back too.
+    pub fn restore(&self) {
+        self.state.send_modify(|state| state.mode = Mode::Open);
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.task.abort();
+        self.cut();
+    }
+}
+
+async fn link(client: TcpStream, target: SocketAddr, state: watch::Receiver<State>) {
+    let mut end = state.clone();
+    let round = end.borrow().round;
+    let Ok(server) = TcpStream::connect(target).await else { return };
+    for socket in [&client, &server] {
+        let _ = socket.set_nodelay(true);
+    }
+    let ((client_in, client_out), (server_in, server_out)) = (client.into_split(), server.into_split());
+    // Dropping the pumps closes both sockets; so does either side's end.
+    tokio::select! {
+        () = pump(client_in, server_out, state.clone()) => {}
+        () = pump(server_in, client_out, state) => {}
+        _ = end.wait_for(|state| state.round != round) => {}
+    }
+}
+
+async fn pump(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut state: watch::Receiver<State>) {
+    // A queue between reading and writing, so that a delay costs latency and not throughput.
+    let (queue, mut due) = mpsc::channel::<(Instant, Vec<u8>)>(256);
+    let modes = state.clone();
+    let read = async move {
+        let mut buffer = vec![0; 16 * 1024];
+        while let Ok(length @ 1..) = from.read(&mut buffer).await {
+            let mode = modes.borrow().mode;
+            let delay = if let Mode::Delay(by) = mode { by } else { Duration::ZERO };
+            if queue.send((Instant::now() + delay, buffer[..length].to_vec())).await.is_err() {
+                return;
+            }
+        }
+    };
+    let write = async move {
+        while let Some((at, bytes)) = due.recv().await {
+            tokio::time::sleep_until(at).await;
+            if state.wait_for(|state| state.mode != Mode::Blackhole).await.is_err()
+                || to.write_all(&bytes).await.is_err()
+            {
+                return;
+            }
+        }
+    };
+    // The reader's end closes the queue, and what is in it is still written.
+    tokio::join!(read, write);
+}
