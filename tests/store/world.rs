@@ -13,7 +13,7 @@ use rollcall::{
     store::{Feed, FeedEvent, Settings, Store, memory::Memory, redis::Redis},
 };
 
-use crate::server::Server;
+use crate::harness::Redis as Server;
 
 pub const TERMS: Terms = Terms { renew_ms: 3_000, lease_ms: 10_000, settle_ms: 7_000 };
 
