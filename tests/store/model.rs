@@ -315,7 +315,13 @@ impl Pair {
             for index in 0..CONNECTIONS {
                 let connection = id(&format!("c{index}"));
                 let member = format!("{roster} {connection}");
-                prop_assert_eq!(deadlines.get(&member).copied(), self.model.deadline(&roster, &connection), "{} {}", roster, connection);
+                prop_assert_eq!(
+                    deadlines.get(&member).copied(),
+                    self.model.deadline(&roster, &connection),
+                    "{} {}",
+                    roster,
+                    connection
+                );
             }
             match &roster {
                 RosterKey::Channel(name) => {

@@ -152,6 +152,15 @@ impl World {
         self.store.rows(&[(roster.clone(), connection.clone())]).await.unwrap().remove(0)
     }
 
+    /// Sweeps what is due, once.
+    pub async fn sweep_once(&self) {
+        for partition in 0..self.store.partitions() {
+            let due = self.store.sweep(partition, &Sweep::default(), 100).await.unwrap().due;
+            let due = due.into_iter().map(|due| (due, u64::MAX >> 1)).collect();
+            self.store.sweep(partition, &Sweep { due, lost: None }, 100).await.unwrap();
+        }
+    }
+
     /// Sweeps a partition until nothing is due, as a sweeper would whom nobody keeps from it.
     pub async fn sweep(&self) {
         for partition in 0..self.store.partitions() {
