@@ -1,5 +1,6 @@
 //! The doors: each translates bytes to commands and events, and decides nothing.
 
+pub mod page;
 pub mod settings;
 pub mod wire;
 
