@@ -50,15 +50,17 @@ export class MemberList {
       this.#fill(row, member);
     });
     const { users, connections } = roster.occupancy;
-    byId("users").textContent = users;
+    const known = roster.epoch !== null;
+    byId("users").textContent = known ? users : "–";
     byId("users-word").textContent = users === 1 ? "person" : "people";
-    byId("connections").textContent = connections;
+    byId("connections").textContent = known ? connections : "–";
     byId("connections-word").textContent = connections === 1 ? "connection" : "connections";
     byId("empty").hidden = roster.members.size > 0;
+    byId("empty").textContent = known ? "Nobody yet. Switch somebody on." : "Nothing is known yet.";
     byId("more").hidden = roster.members.size <= ROWS;
     byId("more").textContent = `and ${roster.members.size - ROWS} more`;
     byId("version").textContent =
-      roster.epoch === null ? "no version yet" : `version ${roster.version} of epoch ${clip(String(roster.epoch), 24)}`;
+      known ? `version ${roster.version} of epoch ${clip(String(roster.epoch), 24)}` : "no version yet";
   }
 
   #add(user) {
