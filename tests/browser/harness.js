@@ -14,8 +14,10 @@ const TRUTH_MS = 10_000;
 /** A server in development mode on a free port. `settings` are environment variables. */
 export async function startServer(settings = {}) {
   const built = fileURLToPath(new URL("../../target/debug/rollcall", import.meta.url));
+  // Whatever this shell is set to: the test's server has its own settings, and its presence in memory.
+  const inherited = Object.entries(process.env).filter(([name]) => !name.startsWith("ROLLCALL__"));
   const child = spawn(process.env.ROLLCALL_BIN ?? built, ["serve", "--dev"], {
-    env: { ...process.env, ROLLCALL__SERVER__LISTEN: "127.0.0.1:0", ...settings },
+    env: { ...Object.fromEntries(inherited), ROLLCALL__SERVER__LISTEN: "127.0.0.1:0", ...settings },
     stdio: ["ignore", "pipe", "pipe"],
   });
   let said = "";
