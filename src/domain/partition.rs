@@ -1,7 +1,10 @@
 //! The rules of one partition: leases, epochs, numbers, deadlines. The memory store runs them as they stand here; the scripts of the Redis store
 //! say the same in Lua, and a test compares the two over random sequences.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use super::{
     clock::PresenceClock,
@@ -162,6 +165,9 @@ pub struct Partition {
     epoch: Option<EpochState>,
     instances: BTreeMap<Generation, Lease>,
     rosters: BTreeMap<RosterKey, BTreeMap<ConnectionId, Row>>,
+    /// What each generation held when it last wrote. Whoever takes a connection leaves the entry of the other standing, which the other or the
+    /// sweep removes: an entry says where to look, the row says who holds it.
+    held: BTreeMap<Generation, BTreeSet<(RosterKey, ConnectionId)>>,
     numbers: BTreeMap<RosterKey, u64>,
     floor: u64,
     ending: BTreeMap<(RosterKey, Option<ConnectionId>), u64>,
@@ -179,6 +185,7 @@ impl Partition {
             epoch: None,
             instances: BTreeMap::new(),
             rosters: BTreeMap::new(),
+            held: BTreeMap::new(),
             numbers: BTreeMap::new(),
             floor: 0,
             ending: BTreeMap::new(),
@@ -236,8 +243,11 @@ impl Partition {
             _ => return Err(Refusal::Dead),
         }
         let mut changes = Changes::default();
-        let outcomes =
-            batch.entries.iter().map(|entry| self.carry_out(at, now, &batch.generation, entry, &mut changes)).collect();
+        let mut outcomes = Vec::with_capacity(batch.entries.len());
+        for entry in &batch.entries {
+            outcomes.push(self.carry_out(at, now, &batch.generation, entry, &mut changes));
+            self.note_held(&batch.generation, &entry.roster, &entry.connection);
+        }
         self.publish(changes);
         Ok((self.beat(now), outcomes))
     }
@@ -341,32 +351,30 @@ impl Partition {
         self.last_seen.remove(user);
     }
 
+    /// Forgets whoever was last seen before this, unix milliseconds.
+    pub fn forget_seen_before(&mut self, wall_ms: u64) {
+        self.last_seen.retain(|_, seen| *seen >= wall_ms);
+    }
+
     /// The instances with a lease: generation and program version.
     pub fn instances(&self) -> impl Iterator<Item = (&Generation, &Arc<str>)> {
         self.instances.iter().map(|(generation, lease)| (generation, &lease.version))
     }
 
-    /// The rows that a generation holds.
-    pub fn held_by<'a>(
-        &'a self,
-        generation: &'a Generation,
-    ) -> impl Iterator<Item = (&'a RosterKey, &'a ConnectionId)> {
-        self.rosters.iter().flat_map(move |(roster, rows)| {
-            rows.iter()
-                .filter(move |(_, row)| matches!(&row.stay, Stay::Held(holder) if holder == generation))
-                .map(move |(connection, _)| (roster, connection))
-        })
+    /// Where a generation held rows when it last wrote them; somebody else may have taken some since.
+    pub fn held_by(&self, generation: &Generation) -> impl Iterator<Item = (&RosterKey, &ConnectionId)> {
+        self.held.get(generation).into_iter().flatten().map(|(roster, connection)| (roster, connection))
     }
 
     /// How many a roster has: users and connections.
     pub fn occupancy(&self, roster: &RosterKey) -> Occupancy {
         let Some(rows) = self.rosters.get(roster) else { return Occupancy::default() };
-        let users: std::collections::BTreeSet<&UserName> = rows.values().map(|row| &row.user).collect();
+        let users: BTreeSet<&UserName> = rows.values().map(|row| &row.user).collect();
         Occupancy { users: users.len() as u64, connections: rows.len() as u64 }
     }
 
     fn holds_anything(&self, generation: &Generation) -> bool {
-        self.held_by(generation).next().is_some()
+        self.held.contains_key(generation)
     }
 
     /// Presence time; begins a new epoch where the numbers are not those of this process.
@@ -575,6 +583,7 @@ impl Partition {
         }
         let ends = (lease.deadline + 2 * self.terms.renew_ms).saturating_sub(self.terms.lease_ms);
         for (roster, connection) in rows {
+            self.let_go(generation, roster, connection);
             let Some(row) = self.row_mut(roster, connection) else { continue };
             if row.stay == Stay::Held(generation.clone()) {
                 row.stay = Stay::Ending { reason: Reason::InstanceLost, by: generation.instance.clone() };
@@ -584,6 +593,25 @@ impl Partition {
         }
         if !self.holds_anything(generation) {
             self.instances.remove(generation);
+        }
+    }
+
+    /// Keeps the entry in the `held` set of whoever has just written a row, or let go of it.
+    fn note_held(&mut self, me: &Generation, roster: &RosterKey, connection: &ConnectionId) {
+        let row = self.rosters.get(roster).and_then(|rows| rows.get(connection));
+        if row.is_some_and(|row| row.stay == Stay::Held(me.clone())) {
+            self.held.entry(me.clone()).or_default().insert((roster.clone(), connection.clone()));
+        } else {
+            self.let_go(me, roster, connection);
+        }
+    }
+
+    fn let_go(&mut self, generation: &Generation, roster: &RosterKey, connection: &ConnectionId) {
+        if let Some(held) = self.held.get_mut(generation) {
+            held.remove(&(roster.clone(), connection.clone()));
+            if held.is_empty() {
+                self.held.remove(generation);
+            }
         }
     }
 

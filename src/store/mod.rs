@@ -1,5 +1,6 @@
 //! Where presence lives: what a store does, and what a feed tells.
 
+pub mod memory;
 mod settings;
 
 use std::sync::Arc;

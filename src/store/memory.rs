@@ -1,0 +1,375 @@
+//! Presence in the memory of one process: the rules themselves, behind a lock. For a single instance without Redis, and for tests.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+};
+
+use async_trait::async_trait;
+use tokio::{sync::Notify, time::Instant};
+
+use super::{
+    Counted, Feed, FeedEvent, Index, Numbers, PartitionId, Person, Reading, Renewed, Store, StoreError, Totals,
+};
+use crate::domain::{
+    name::{ChannelName, ConnectionId, RosterKey, UserName},
+    partition::{Batch, Beat, Now, Partition, Refusal, Renewal, Sweep, Swept, Terms},
+    roster::{Control, Generation, Outcome, Row},
+    time::wall_now_ms,
+    version::{Epoch, Version},
+};
+
+/// How many events wait for a feed's reader. When it is full events are dropped, and the reader is told `Lost` and `Restored` once it has read the rest.
+const QUEUE: usize = 4096;
+/// How long a frozen text is kept, milliseconds.
+const FROZEN_MS: u64 = 60_000;
+/// How many frozen texts are kept; the oldest make room.
+const FROZEN_MOST: usize = 1024;
+/// How many rosters a call of `audit` looks at.
+const AUDIT_PAGE: usize = 100;
+const DAY_MS: u64 = 86_400_000;
+
+/// The store of a single process. It has one partition, and nobody else to wait for: its epoch is settled from the start.
+#[derive(Debug)]
+pub struct Memory {
+    began: Instant,
+    run: Arc<str>,
+    last_seen_ms: u64,
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    partition: Partition,
+    frozen: VecDeque<(u64, String, String)>,
+    feeds: Vec<Weak<MemoryFeed>>,
+}
+
+/// What an instance hears of a [`Memory`].
+#[derive(Debug)]
+pub struct MemoryFeed {
+    instance: Arc<str>,
+    heard: Mutex<Heard>,
+    news: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Heard {
+    followed: HashMap<RosterKey, usize>,
+    queue: VecDeque<FeedEvent>,
+    lost: bool,
+}
+
+impl Memory {
+    /// An empty store and the feed of the instance that is to use it. `last_seen_days` is for how long it remembers when a user was last seen.
+    pub fn open(terms: Terms, instance: &str, last_seen_days: u32) -> (Arc<Self>, Arc<MemoryFeed>) {
+        let memory = Arc::new(Self {
+            began: Instant::now(),
+            run: "memory".into(),
+            last_seen_ms: u64::from(last_seen_days) * DAY_MS,
+            inner: Mutex::new(Inner {
+                partition: Partition::new(Terms { settle_ms: 0, ..terms }),
+                frozen: VecDeque::new(),
+                feeds: Vec::new(),
+            }),
+        });
+        // Nobody holds anything yet, so that there is nothing to settle.
+        memory.with(|partition, at| partition.sweep(at, &Sweep::default(), 0));
+        let feed = memory.feed(instance);
+        (memory, feed)
+    }
+
+    /// Another feed on the same store, for tests with several instances in one process.
+    pub fn feed(&self, instance: &str) -> Arc<MemoryFeed> {
+        let feed = Arc::new(MemoryFeed {
+            instance: instance.into(),
+            heard: Mutex::new(Heard::default()),
+            news: Notify::new(),
+        });
+        let mut inner = self.lock();
+        inner.feeds.retain(|feed| feed.strong_count() > 0);
+        inner.feeds.push(Arc::downgrade(&feed));
+        feed
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        // The rules do not panic half way through a change that a later call could not go on from.
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Milliseconds since the store was made. Starts at 1, because a presence clock takes 0 for never.
+    fn host_ms(&self) -> u64 {
+        u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX).saturating_add(1)
+    }
+
+    fn with<T>(&self, call: impl FnOnce(&mut Partition, &Now) -> T) -> T {
+        let at = Now {
+            host_ms: self.host_ms(),
+            wall_ms: wall_now_ms(),
+            run: self.run.clone(),
+            candidate: Epoch::new(&format!("{:016x}", rand::random::<u64>())),
+        };
+        let mut inner = self.lock();
+        let answer = call(&mut inner.partition, &at);
+        let told = inner.partition.told();
+        // Still under the lock: every feed hears the changes in the order of their numbers.
+        for feed in inner.feeds.iter().filter_map(Weak::upgrade) {
+            feed.hear(&told);
+        }
+        answer
+    }
+
+    fn reading(partition: &Partition, roster: &RosterKey) -> Reading {
+        let (epoch, settling) = partition.epoch().expect("begun when the store was opened");
+        let rows = partition.rows(roster).into_iter().flatten();
+        Reading {
+            epoch: epoch.clone(),
+            settling,
+            number: partition.number(roster),
+            rows: rows.map(|(connection, row)| (connection.clone(), row.clone())).collect(),
+        }
+    }
+}
+
+#[async_trait]
+impl Store for Memory {
+    fn partitions(&self) -> u16 {
+        1
+    }
+
+    fn partition_of(&self, _: &RosterKey) -> PartitionId {
+        0
+    }
+
+    async fn renew(&self, _: PartitionId, renewal: Renewal) -> Result<Result<Renewed, Refusal>, StoreError> {
+        // There is no connection that could be lost.
+        let renewal = Renewal { link: 1, ..renewal };
+        Ok(self.with(|partition, at| partition.renew(at, &renewal)).map(|beat| Renewed { beat, link: 1 }))
+    }
+
+    async fn write(&self, _: PartitionId, batch: &Batch) -> Result<Result<(Beat, Vec<Outcome>), Refusal>, StoreError> {
+        Ok(self.with(|partition, at| partition.write(at, batch)))
+    }
+
+    async fn sweep(&self, _: PartitionId, sweep: &Sweep, most: usize) -> Result<Swept, StoreError> {
+        Ok(self.with(|partition, at| partition.sweep(at, sweep, most)))
+    }
+
+    async fn audit(&self, _: PartitionId, cursor: Option<String>) -> Result<Option<String>, StoreError> {
+        let after = cursor.as_deref().and_then(RosterKey::from_stored);
+        Ok(self.with(|partition, at| {
+            partition.forget_seen_before(at.wall_ms.saturating_sub(self.last_seen_ms));
+            let page = partition.rosters().filter(|roster| after.as_ref().is_none_or(|after| *roster > after));
+            let page: Vec<RosterKey> = page.take(AUDIT_PAGE).cloned().collect();
+            let rows: Vec<_> = page
+                .iter()
+                .flat_map(|roster| {
+                    let rows = partition.rows(roster).into_iter().flatten();
+                    rows.map(|(connection, _)| (roster.clone(), connection.clone()))
+                })
+                .collect();
+            partition.audit(at, &rows);
+            page.last().filter(|_| page.len() == AUDIT_PAGE).map(RosterKey::to_string)
+        }))
+    }
+
+    async fn held(
+        &self,
+        _: PartitionId,
+        generation: &Generation,
+        cursor: Option<String>,
+        most: usize,
+    ) -> Result<(Vec<(RosterKey, ConnectionId)>, Option<String>), StoreError> {
+        let after = cursor.as_deref().and_then(|cursor| {
+            let (roster, connection) = cursor.split_once(' ')?;
+            Some((RosterKey::from_stored(roster)?, ConnectionId::from_stored(connection)))
+        });
+        let inner = self.lock();
+        let rows: Vec<_> = inner
+            .partition
+            .held_by(generation)
+            .filter(|(roster, connection)| {
+                after.as_ref().is_none_or(|after| (*roster, *connection) > (&after.0, &after.1))
+            })
+            .take(most.max(1))
+            .map(|(roster, connection)| (roster.clone(), connection.clone()))
+            .collect();
+        let next = rows.last().filter(|_| rows.len() == most.max(1));
+        let next = next.map(|(roster, connection)| format!("{roster} {connection}"));
+        Ok((rows, next))
+    }
+
+    async fn read(&self, roster: &RosterKey) -> Result<Reading, StoreError> {
+        Ok(Self::reading(&self.lock().partition, roster))
+    }
+
+    async fn rows(&self, keys: &[(RosterKey, ConnectionId)]) -> Result<Vec<Option<Row>>, StoreError> {
+        let inner = self.lock();
+        let row = |(roster, connection): &(RosterKey, ConnectionId)| {
+            inner.partition.rows(roster).and_then(|rows| rows.get(connection)).cloned()
+        };
+        Ok(keys.iter().map(row).collect())
+    }
+
+    async fn numbers(&self, _: PartitionId, rosters: &[RosterKey]) -> Result<Numbers, StoreError> {
+        let inner = self.lock();
+        let (epoch, settling) = inner.partition.epoch().expect("begun when the store was opened");
+        let numbers = rosters.iter().map(|roster| inner.partition.number(roster)).collect();
+        Ok(Numbers { epoch: epoch.clone(), settling, numbers })
+    }
+
+    async fn counts(&self, channels: &[ChannelName]) -> Result<Vec<Counted>, StoreError> {
+        let inner = self.lock();
+        let (epoch, settling) = inner.partition.epoch().expect("begun when the store was opened");
+        let count = |channel: &ChannelName| {
+            let roster = RosterKey::Channel(channel.clone());
+            let number = inner.partition.number(&roster).unwrap_or(0);
+            Counted {
+                version: Version { epoch: epoch.clone(), number },
+                settling,
+                occupancy: inner.partition.occupancy(&roster),
+            }
+        };
+        Ok(channels.iter().map(count).collect())
+    }
+
+    async fn people(&self, users: &[UserName]) -> Result<Vec<Person>, StoreError> {
+        let inner = self.lock();
+        let person = |user: &UserName| Person {
+            reading: Self::reading(&inner.partition, &RosterKey::User(user.clone())),
+            last_seen: inner.partition.last_seen(user),
+        };
+        Ok(users.iter().map(person).collect())
+    }
+
+    async fn forget_user(&self, user: &UserName) -> Result<(), StoreError> {
+        self.lock().partition.forget_user(user);
+        Ok(())
+    }
+
+    async fn names(
+        &self,
+        index: Index,
+        prefix: &str,
+        after: Option<&str>,
+        most: usize,
+    ) -> Result<Vec<String>, StoreError> {
+        let inner = self.lock();
+        let names = inner.partition.rosters().filter_map(|roster| match (index, roster) {
+            (Index::Online, RosterKey::User(user)) => Some(user.as_str()),
+            (Index::Occupied, RosterKey::Channel(channel)) => Some(channel.as_str()),
+            _ => None,
+        });
+        let wanted = names.filter(|name| name.starts_with(prefix) && after.is_none_or(|after| *name > after));
+        Ok(wanted.take(most).map(str::to_owned).collect())
+    }
+
+    async fn totals(&self) -> Result<Totals, StoreError> {
+        let inner = self.lock();
+        let mut totals = Totals::default();
+        for roster in inner.partition.rosters() {
+            match roster {
+                RosterKey::Channel(_) => totals.channels += 1,
+                RosterKey::User(_) => totals.users += 1,
+            }
+        }
+        totals.instances = inner
+            .partition
+            .instances()
+            .map(|(generation, version)| {
+                let held = inner.partition.held_by(generation);
+                let users = held.filter(|(roster, _)| matches!(roster, RosterKey::User(_))).count();
+                (generation.clone(), version.clone(), users as u64)
+            })
+            .collect();
+        Ok(totals)
+    }
+
+    async fn freeze(&self, name: &str, text: &str) -> Result<(), StoreError> {
+        let now = self.host_ms();
+        let mut inner = self.lock();
+        inner.frozen.retain(|(ends, kept, _)| *ends > now && kept != name);
+        if inner.frozen.len() >= FROZEN_MOST {
+            inner.frozen.pop_front();
+        }
+        inner.frozen.push_back((now + FROZEN_MS, name.to_owned(), text.to_owned()));
+        Ok(())
+    }
+
+    async fn thaw(&self, name: &str) -> Result<Option<String>, StoreError> {
+        let now = self.host_ms();
+        let inner = self.lock();
+        let kept = inner.frozen.iter().find(|(ends, kept, _)| *ends > now && kept == name);
+        Ok(kept.map(|(_, _, text)| text.clone()))
+    }
+}
+
+impl MemoryFeed {
+    fn lock(&self) -> MutexGuard<'_, Heard> {
+        self.heard.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn hear(&self, told: &crate::domain::partition::Told) {
+        let mut heard = self.lock();
+        for published in &told.published {
+            if heard.followed.contains_key(&published.roster) {
+                heard.push(FeedEvent::Published(published.clone()));
+            }
+        }
+        for (to, control) in &told.control {
+            if to.as_ref().is_none_or(|to| *to == self.instance) {
+                heard.push(FeedEvent::Control(Control::clone(control)));
+            }
+        }
+        drop(heard);
+        self.news.notify_one();
+    }
+}
+
+impl Heard {
+    fn push(&mut self, event: FeedEvent) {
+        if self.queue.len() >= QUEUE {
+            self.lost = true;
+        }
+        if !self.lost {
+            self.queue.push_back(event);
+        }
+    }
+
+    fn pop(&mut self) -> Option<FeedEvent> {
+        let event = self.queue.pop_front();
+        if event.is_none() && self.lost {
+            self.lost = false;
+            self.queue.push_back(FeedEvent::Restored);
+            return Some(FeedEvent::Lost);
+        }
+        event
+    }
+}
+
+#[async_trait]
+impl Feed for MemoryFeed {
+    async fn follow(&self, roster: &RosterKey) -> Result<(), StoreError> {
+        *self.lock().followed.entry(roster.clone()).or_default() += 1;
+        Ok(())
+    }
+
+    fn unfollow(&self, roster: &RosterKey) {
+        let mut heard = self.lock();
+        if let Some(count) = heard.followed.get_mut(roster) {
+            *count -= 1;
+            if *count == 0 {
+                heard.followed.remove(roster);
+            }
+        }
+    }
+
+    async fn next(&self) -> FeedEvent {
+        loop {
+            if let Some(event) = self.lock().pop() {
+                return event;
+            }
+            self.news.notified().await;
+        }
+    }
+}
