@@ -1,8 +1,13 @@
 //! The doors: each translates bytes to commands and events, and decides nothing.
 
+pub mod bucket;
+pub mod gate;
+pub mod hub;
+pub mod outbox;
 pub mod page;
 pub mod settings;
 pub mod wire;
+pub mod ws;
 
 use std::sync::Arc;
 
@@ -26,6 +31,8 @@ pub struct Doors {
     pub server: settings::Server,
     /// Limits.
     pub limits: Limits,
+    /// How many sockets may be open.
+    pub gate: Arc<gate::Gate>,
     /// Development mode: REST asks for no key, foreign hosts are refused.
     pub is_development: bool,
     /// True from the moment that the instance was told to stop.
