@@ -1,6 +1,11 @@
 //! The doors: each translates bytes to commands and events, and decides nothing.
 
+pub mod credentials;
+pub mod ops;
 pub mod page;
+pub mod problem;
+pub mod request;
+pub mod rest;
 pub mod settings;
 pub mod wire;
 
