@@ -1,10 +1,15 @@
 //! The doors: each translates bytes to commands and events, and decides nothing.
 
 pub mod bucket;
+pub mod credentials;
 pub mod gate;
 pub mod hub;
+pub mod ops;
 pub mod outbox;
 pub mod page;
+pub mod problem;
+pub mod request;
+pub mod rest;
 pub mod settings;
 pub mod wire;
 pub mod ws;
