@@ -390,7 +390,7 @@ impl Partition {
 
     fn settle(&mut self, now: u64) {
         let state = self.epoch.as_mut().expect("opened");
-        let age = now - state.opened;
+        let age = now.saturating_sub(state.opened);
         if state.closed || age < self.terms.settle_ms {
             return;
         }
@@ -461,6 +461,8 @@ impl Partition {
                 }
                 wish.take
             }
+            // Ids are the server's: two users never share one.
+            Some(row) if row.user != wish.body.user => return Outcome::Lost,
             Some(row) if wish.take == 0 => row.take + 1,
             Some(row) => {
                 let others = match &row.stay {

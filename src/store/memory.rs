@@ -6,15 +6,16 @@ use std::{
 };
 
 use async_trait::async_trait;
-use tokio::{sync::Notify, time::Instant};
+use tokio::time::Instant;
 
 use super::{
     Counted, Feed, FeedEvent, Index, Numbers, PartitionId, Person, Reading, Renewed, Store, StoreError, Totals,
+    queue::Queue,
 };
 use crate::domain::{
     name::{ChannelName, ConnectionId, RosterKey, UserName},
-    partition::{Batch, Beat, Now, Partition, Refusal, Renewal, Sweep, Swept, Terms},
-    roster::{Control, Generation, Outcome, Row},
+    partition::{Batch, Beat, Now, Partition, Refusal, Renewal, Sweep, Swept, Terms, Told},
+    roster::{Generation, Outcome, Row},
     time::wall_now_ms,
     version::{Epoch, Version},
 };
@@ -49,15 +50,8 @@ struct Inner {
 #[derive(Debug)]
 pub struct MemoryFeed {
     instance: Arc<str>,
-    heard: Mutex<Heard>,
-    news: Notify,
-}
-
-#[derive(Debug, Default)]
-struct Heard {
-    followed: HashMap<RosterKey, usize>,
-    queue: VecDeque<FeedEvent>,
-    lost: bool,
+    followed: Mutex<HashMap<RosterKey, usize>>,
+    queue: Queue,
 }
 
 impl Memory {
@@ -83,8 +77,8 @@ impl Memory {
     pub fn feed(&self, instance: &str) -> Arc<MemoryFeed> {
         let feed = Arc::new(MemoryFeed {
             instance: instance.into(),
-            heard: Mutex::new(Heard::default()),
-            news: Notify::new(),
+            followed: Mutex::new(HashMap::new()),
+            queue: Queue::new(QUEUE),
         });
         let mut inner = self.lock();
         inner.feeds.retain(|feed| feed.strong_count() > 0);
@@ -305,71 +299,39 @@ impl Store for Memory {
 }
 
 impl MemoryFeed {
-    fn lock(&self) -> MutexGuard<'_, Heard> {
-        self.heard.lock().unwrap_or_else(PoisonError::into_inner)
+    fn followed(&self) -> MutexGuard<'_, HashMap<RosterKey, usize>> {
+        self.followed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn hear(&self, told: &crate::domain::partition::Told) {
-        let mut heard = self.lock();
-        for published in &told.published {
-            if heard.followed.contains_key(&published.roster) {
-                heard.push(FeedEvent::Published(published.clone()));
-            }
+    fn hear(&self, told: &Told) {
+        let followed = self.followed();
+        for published in told.published.iter().filter(|published| followed.contains_key(&published.roster)) {
+            self.queue.push(FeedEvent::Published(published.clone()));
         }
-        for (to, control) in &told.control {
-            if to.as_ref().is_none_or(|to| *to == self.instance) {
-                heard.push(FeedEvent::Control(Control::clone(control)));
-            }
+        for (_, control) in told.control.iter().filter(|(to, _)| to.as_ref().is_none_or(|to| *to == self.instance)) {
+            self.queue.push(FeedEvent::Control(control.clone()));
         }
-        drop(heard);
-        self.news.notify_one();
-    }
-}
-
-impl Heard {
-    fn push(&mut self, event: FeedEvent) {
-        if self.queue.len() >= QUEUE {
-            self.lost = true;
-        }
-        if !self.lost {
-            self.queue.push_back(event);
-        }
-    }
-
-    fn pop(&mut self) -> Option<FeedEvent> {
-        let event = self.queue.pop_front();
-        if event.is_none() && self.lost {
-            self.lost = false;
-            self.queue.push_back(FeedEvent::Restored);
-            return Some(FeedEvent::Lost);
-        }
-        event
     }
 }
 
 #[async_trait]
 impl Feed for MemoryFeed {
     async fn follow(&self, roster: &RosterKey) -> Result<(), StoreError> {
-        *self.lock().followed.entry(roster.clone()).or_default() += 1;
+        *self.followed().entry(roster.clone()).or_default() += 1;
         Ok(())
     }
 
     fn unfollow(&self, roster: &RosterKey) {
-        let mut heard = self.lock();
-        if let Some(count) = heard.followed.get_mut(roster) {
+        let mut followed = self.followed();
+        if let Some(count) = followed.get_mut(roster) {
             *count -= 1;
             if *count == 0 {
-                heard.followed.remove(roster);
+                followed.remove(roster);
             }
         }
     }
 
     async fn next(&self) -> FeedEvent {
-        loop {
-            if let Some(event) = self.lock().pop() {
-                return event;
-            }
-            self.news.notified().await;
-        }
+        self.queue.next().await
     }
 }

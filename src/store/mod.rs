@@ -1,6 +1,8 @@
 //! Where presence lives: what a store does, and what a feed tells.
 
 pub mod memory;
+mod queue;
+pub mod redis;
 mod settings;
 
 use std::sync::Arc;

@@ -1,0 +1,418 @@
+//! Between the domain and what stands in Redis: the only file that sees both.
+
+use std::{collections::HashMap, sync::Arc};
+
+use serde::{Deserialize, Serialize};
+
+use crate::domain::{
+    member::{Occupancy, Reason},
+    name::{ConnectionId, RosterKey, UserName},
+    partition::{Batch, Beat, Due, Refusal, Renewal, Sweep, Swept},
+    roster::{Ask, Change, Control, Entry, Generation, Keep, Outcome, Published, Row, Stay},
+    version::Epoch,
+};
+
+/// What stands in Redis or came from it is not what this program writes.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("Redis holds or answered what this program cannot read: {0}")]
+pub struct Unreadable(pub &'static str);
+
+/// One value of a call or an answer, in msgpack.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Item {
+    /// yes or no
+    Flag(bool),
+    /// a count, a take, a length
+    Number(i64),
+    /// a name, a row, JSON
+    Text(Arc<str>),
+    /// several
+    List(Vec<Item>),
+}
+
+impl From<&str> for Item {
+    fn from(text: &str) -> Self {
+        Self::Text(text.into())
+    }
+}
+
+impl From<u64> for Item {
+    fn from(number: u64) -> Self {
+        Self::Number(i64::try_from(number).unwrap_or(i64::MAX))
+    }
+}
+
+impl From<bool> for Item {
+    fn from(flag: bool) -> Self {
+        Self::Flag(flag)
+    }
+}
+
+impl Item {
+    fn number(&self) -> Result<u64, Unreadable> {
+        match self {
+            Self::Number(number) => u64::try_from(*number).map_err(|_| Unreadable("a negative number")),
+            _ => Err(Unreadable("a number was expected")),
+        }
+    }
+
+    fn text(&self) -> Result<&Arc<str>, Unreadable> {
+        match self {
+            Self::Text(text) => Ok(text),
+            _ => Err(Unreadable("a text was expected")),
+        }
+    }
+
+    fn list(&self) -> Result<&[Item], Unreadable> {
+        match self {
+            Self::List(items) => Ok(items),
+            _ => Err(Unreadable("a list was expected")),
+        }
+    }
+
+    fn flag(&self) -> Result<bool, Unreadable> {
+        match self {
+            Self::Flag(flag) => Ok(*flag),
+            _ => Err(Unreadable("yes or no was expected")),
+        }
+    }
+}
+
+/// Packs values for a script.
+pub fn pack(items: &[Item]) -> Vec<u8> {
+    rmp_serde::to_vec(items).expect("items are plain data")
+}
+
+fn unpack(bytes: &[u8]) -> Result<Vec<Item>, Unreadable> {
+    rmp_serde::from_slice(bytes).map_err(|_| Unreadable("not msgpack"))
+}
+
+fn at(items: &[Item], index: usize) -> Result<&Item, Unreadable> {
+    items.get(index).ok_or(Unreadable("an answer ends too early"))
+}
+
+/// The rosters that a call names, each once, in the order of their first mention; scripts count them from 1.
+#[derive(Debug, Default)]
+pub struct Rosters<'a> {
+    list: Vec<&'a RosterKey>,
+    places: HashMap<&'a RosterKey, u64>,
+}
+
+impl<'a> Rosters<'a> {
+    fn place(&mut self, roster: &'a RosterKey) -> Item {
+        let place = *self.places.entry(roster).or_insert_with(|| {
+            self.list.push(roster);
+            self.list.len() as u64
+        });
+        place.into()
+    }
+
+    fn names(&self) -> Item {
+        Item::List(self.list.iter().map(|roster| Item::Text(roster.to_string().into())).collect())
+    }
+
+    /// The rosters, for their keys.
+    pub fn list(&self) -> &[&'a RosterKey] {
+        &self.list
+    }
+}
+
+/// The call of `renew.lua`.
+pub fn renew_call(renewal: &Renewal, link: u64) -> Vec<Item> {
+    vec![
+        Item::Text(renewal.generation.to_string().into()),
+        link.into(),
+        (&*renewal.version).into(),
+        renewal.known.as_ref().map_or("", Epoch::as_str).into(),
+        renewal.done.into(),
+        renewal.bye.into(),
+    ]
+}
+
+/// The call of `write.lua`.
+pub fn write_call(batch: &Batch) -> (Rosters<'_>, Vec<Item>) {
+    let mut rosters = Rosters::default();
+    let mut entries = Vec::with_capacity(batch.entries.len() * 14);
+    for Entry { roster, connection, ask } in &batch.entries {
+        let place = rosters.place(roster);
+        let kind = match ask {
+            Ask::Present { .. } => 0_u64,
+            Ask::Claim { .. } => 1,
+            Ask::Release => 2,
+            Ask::Absent { .. } => 3,
+        };
+        entries.extend([kind.into(), place, connection.as_str().into()]);
+        match ask {
+            Ask::Present { take, fresh, limit, keep, body } => entries.extend([
+                (*take).into(),
+                (*fresh).into(),
+                (*limit).into(),
+                match keep {
+                    Keep::Held => Item::Number(-1),
+                    Keep::Ending { remaining_ms } => (*remaining_ms).into(),
+                },
+                body.user.as_str().into(),
+                body.valid.into(),
+                body.grace_ms.into(),
+                body.since.into(),
+                body.changed.into(),
+                one_line(&body.private),
+                Item::Text(body.payload.clone()),
+            ]),
+            Ask::Claim { token_take } => entries.push((*token_take).into()),
+            Ask::Release => {}
+            Ask::Absent { take, reason } => {
+                entries.extend([take.map_or(Item::Number(-1), Item::from), reason.as_str().into()]);
+            }
+        }
+    }
+    let call = vec![
+        rosters.names(),
+        Item::Text(batch.generation.to_string().into()),
+        batch.link.into(),
+        batch.epoch.as_str().into(),
+        Item::List(entries),
+    ];
+    (rosters, call)
+}
+
+/// A line feed in JSON is white space outside of any string, and ends the private part of a row.
+fn one_line(json: &Arc<str>) -> Item {
+    if json.contains('\n') { Item::Text(json.replace('\n', " ").into()) } else { Item::Text(json.clone()) }
+}
+
+/// The call of `sweep.lua`.
+pub fn sweep_call(sweep: &Sweep, most: usize) -> (Rosters<'_>, Vec<Item>) {
+    let mut rosters = Rosters::default();
+    let mut due = Vec::with_capacity(sweep.due.len() * 3);
+    for (Due { roster, connection }, top_take) in &sweep.due {
+        let connection = connection.as_ref().map_or("", ConnectionId::as_str);
+        due.extend([rosters.place(roster), connection.into(), (*top_take).into()]);
+    }
+    let mut dead = Item::from("");
+    let mut lost = Vec::new();
+    if let Some((generation, rows)) = &sweep.lost {
+        dead = Item::Text(generation.to_string().into());
+        for (roster, connection) in rows {
+            lost.extend([rosters.place(roster), connection.as_str().into()]);
+        }
+    }
+    let call = vec![rosters.names(), (most as u64).into(), Item::List(due), dead, Item::List(lost)];
+    (rosters, call)
+}
+
+/// What a reader found suspicious: rows, and users of channels with the connections that may be theirs.
+#[derive(Debug, Default)]
+pub struct Suspects {
+    /// Rows.
+    pub rows: Vec<(RosterKey, String)>,
+    /// Users of channels.
+    pub users: Vec<(RosterKey, String, String)>,
+    /// Rosters whose place in the indexes is in doubt.
+    pub rosters: Vec<RosterKey>,
+}
+
+impl Suspects {
+    /// Whether there is nothing to look at again.
+    pub fn is_empty(&self) -> bool {
+        self.rows.is_empty() && self.users.is_empty() && self.rosters.is_empty()
+    }
+}
+
+/// The call of `audit.lua`.
+pub fn audit_call(suspects: &Suspects) -> (Rosters<'_>, Vec<Item>) {
+    let mut rosters = Rosters::default();
+    let (mut rows, mut users) = (Vec::new(), Vec::new());
+    for (roster, connection) in &suspects.rows {
+        rows.extend([rosters.place(roster), connection.as_str().into()]);
+    }
+    for (roster, user, connections) in &suspects.users {
+        users.extend([rosters.place(roster), user.as_str().into(), connections.as_str().into()]);
+    }
+    for roster in &suspects.rosters {
+        rosters.place(roster);
+    }
+    let call = vec![rosters.names(), Item::List(rows), Item::List(users)];
+    (rosters, call)
+}
+
+/// What every script answers: the beat and what the body added, or the refusal with what it says.
+pub type Answer = Result<(Beat, Option<Item>), (Refusal, Option<String>)>;
+
+/// Reads the answer of a script.
+///
+/// # Errors
+/// [`Unreadable`] where it is none.
+pub fn answer(bytes: &[u8]) -> Result<Answer, Unreadable> {
+    let items = unpack(bytes)?;
+    let refusal = match &**at(&items, 0)?.text()? {
+        "ok" => None,
+        "epoch" => Some(Refusal::Epoch),
+        "dead" => Some(Refusal::Dead),
+        "link" => Some(Refusal::Link),
+        "terms" => Some(Refusal::Terms),
+        _ => return Err(Unreadable("an unknown refusal")),
+    };
+    if let Some(refusal) = refusal {
+        let said = items.get(1).and_then(|said| said.text().ok()).map(|said| said.to_string());
+        return Ok(Err((refusal, said)));
+    }
+    let beat = Beat {
+        now: at(&items, 1)?.number()?,
+        epoch: Epoch::new(at(&items, 2)?.text()?),
+        settling: at(&items, 3)?.flag()?,
+        next_due: at(&items, 4)?.number().ok(),
+    };
+    Ok(Ok((beat, items.into_iter().nth(5))))
+}
+
+/// Reads the outcomes of `write.lua`.
+///
+/// # Errors
+/// [`Unreadable`] where they are none.
+pub fn outcomes(item: Option<Item>) -> Result<Vec<Outcome>, Unreadable> {
+    let item = item.ok_or(Unreadable("a batch was answered without outcomes"))?;
+    let mut items = item.list()?.iter();
+    let mut outcomes = Vec::new();
+    while let Some(kind) = items.next() {
+        let mut next = || items.next().ok_or(Unreadable("an outcome ends too early"));
+        outcomes.push(match kind.number()? {
+            0 => Outcome::Done {
+                take: next()?.number()?,
+                number: next()?.number()?,
+                changed: next()?.number()?,
+                since: next()?.number()?,
+            },
+            1 => Outcome::Claimed { row: Box::new(row(next()?.text()?)?) },
+            2 => Outcome::Gone,
+            3 => Outcome::Lost,
+            4 => Outcome::Full,
+            _ => return Err(Unreadable("an unknown outcome")),
+        });
+    }
+    Ok(outcomes)
+}
+
+/// Reads what `sweep.lua` lists.
+///
+/// # Errors
+/// [`Unreadable`] where it is none.
+pub fn swept(beat: Beat, item: Option<Item>) -> Result<Swept, Unreadable> {
+    let item = item.ok_or(Unreadable("a sweep was answered without lists"))?;
+    let [due, dead] = item.list()? else { return Err(Unreadable("a sweep lists two things")) };
+    let due = due.list()?.iter().filter_map(|member| place(member.text().ok()?));
+    let due = due.map(|(roster, connection)| Due { roster, connection }).collect();
+    let mut dead: Vec<Generation> =
+        dead.list()?.iter().filter_map(|text| Generation::from_stored(text.text().ok()?)).collect();
+    dead.sort();
+    Ok(Swept { beat, due, dead })
+}
+
+/// Reads `roster connection`, as it stands in `ending` and `held`.
+pub fn place(member: &str) -> Option<(RosterKey, Option<ConnectionId>)> {
+    let (roster, connection) = member.rsplit_once(' ')?;
+    let connection = (!connection.is_empty()).then(|| ConnectionId::from_stored(connection));
+    Some((RosterKey::from_stored(roster)?, connection))
+}
+
+/// Reads a row: `take valid holder epoch grace since changed user`, a line of what others do not see, the payload.
+///
+/// # Errors
+/// [`Unreadable`] where it is none.
+pub fn row(text: &str) -> Result<Row, Unreadable> {
+    let wrong = Unreadable("a row");
+    let (header, body) = text.split_once('\n').ok_or(wrong.clone())?;
+    let (private, payload) = body.split_once('\n').ok_or(wrong.clone())?;
+    let fields: Vec<&str> = header.split(' ').collect();
+    let [take, valid, holder, epoch, grace, since, changed, user] = fields[..] else { return Err(wrong) };
+    let number = |text: &str| text.parse::<u64>().map_err(|_| Unreadable("a row's number"));
+    Ok(Row {
+        user: UserName::parse(user).map_err(|_| Unreadable("a row's user"))?,
+        take: number(take)?,
+        valid: number(valid)?,
+        stay: stay(holder).ok_or(wrong)?,
+        epoch: Epoch::new(epoch),
+        grace_ms: number(grace)?,
+        since: number(since)?,
+        changed: number(changed)?,
+        private: private.into(),
+        payload: payload.into(),
+    })
+}
+
+fn stay(holder: &str) -> Option<Stay> {
+    let Some(ending) = holder.strip_prefix('-') else { return Generation::from_stored(holder).map(Stay::Held) };
+    let (reason, by) = ending.split_once(':')?;
+    Some(Stay::Ending { reason: Reason::from_stored(reason)?, by: by.into() })
+}
+
+/// Reads what a roster's feed says.
+///
+/// # Errors
+/// [`Unreadable`] where it is none.
+pub fn published(roster: RosterKey, bytes: &[u8]) -> Result<Published, Unreadable> {
+    let items = unpack(bytes)?;
+    let changes = at(&items, 6)?.list()?.iter().map(|change| match change.list()? {
+        [connection, reason] => Ok(Change::Remove {
+            connection: ConnectionId::from_stored(connection.text()?),
+            reason: Reason::from_stored(reason.text()?).ok_or(Unreadable("an unknown reason"))?,
+        }),
+        [connection, user, since, changed, payload] => Ok(Change::Set {
+            connection: ConnectionId::from_stored(connection.text()?),
+            user: UserName::parse(user.text()?).map_err(|_| Unreadable("a user's name"))?,
+            since: since.number()?,
+            changed: changed.number()?,
+            payload: payload.text()?.clone(),
+        }),
+        _ => Err(Unreadable("an unknown change")),
+    });
+    Ok(Published {
+        epoch: Epoch::new(at(&items, 0)?.text()?),
+        from: at(&items, 1)?.number()?,
+        to: at(&items, 2)?.number()?,
+        starts: at(&items, 3)?.flag()?,
+        occupancy: Occupancy { users: at(&items, 4)?.number()?, connections: at(&items, 5)?.number()? },
+        changes: changes.collect::<Result<_, _>>()?,
+        roster,
+    })
+}
+
+/// Reads what instances are told.
+///
+/// # Errors
+/// [`Unreadable`] where it is none.
+pub fn control(bytes: &[u8]) -> Result<Control, Unreadable> {
+    let items = unpack(bytes)?;
+    match &**at(&items, 0)?.text()? {
+        "epoch" => Ok(Control::Epoch(Epoch::new(at(&items, 1)?.text()?))),
+        "settled" => Ok(Control::Settled(Epoch::new(at(&items, 1)?.text()?))),
+        "overruled" => Ok(Control::Overruled {
+            roster: RosterKey::from_stored(at(&items, 1)?.text()?).ok_or(Unreadable("a roster's name"))?,
+            connection: ConnectionId::from_stored(at(&items, 2)?.text()?),
+            take: at(&items, 3)?.number()?,
+            reason: Reason::from_stored(at(&items, 4)?.text()?).ok_or(Unreadable("an unknown reason"))?,
+        }),
+        _ => Err(Unreadable("an unknown message")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_row_is_read_as_scripts_write_it() {
+        let read = row("3 2 i1:4 e1 15000 1700000000000 9 \u{65e5}\u{672c}\n{\"p\":1}\n{\"state\":\"a\n b\"}").unwrap();
+        assert_eq!((read.take, read.valid, read.grace_ms, read.changed), (3, 2, 15_000, 9));
+        assert_eq!(read.stay, Stay::Held(Generation { instance: "i1".into(), number: 4 }));
+        assert_eq!((&*read.private, &*read.payload), ("{\"p\":1}", "{\"state\":\"a\n b\"}"));
+        let ending = row("1 1 -instance_lost:i1 e1 0 1 1 ann\n\n{}").unwrap();
+        assert_eq!(ending.stay, Stay::Ending { reason: Reason::InstanceLost, by: "i1".into() });
+        for wrong in
+            ["", "1 1 i:1 e 0 1 1 ann", "1 1 i:1 e 0 1 ann\n\n", "x 1 i:1 e 0 1 1 ann\n\n", "1 1 - e 0 1 1 a\n\n"]
+        {
+            assert!(row(wrong).is_err(), "{wrong:?}");
+        }
+    }
+}

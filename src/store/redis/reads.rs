@@ -1,0 +1,300 @@
+//! Plain reads: no script, so that a large roster costs Redis as little as it can. What belongs together is read in one MULTI.
+
+use std::collections::{BTreeMap, HashMap};
+
+use futures_util::future::try_join_all;
+use redis::{FromRedisValue, Pipeline, Value, aio::MultiplexedConnection};
+
+use super::{Redis, client::failed, codec, keys::Keys};
+use crate::{
+    domain::{
+        member::Occupancy,
+        name::{ChannelName, ConnectionId, RosterKey, UserName},
+        roster::{Generation, Row},
+        version::{Epoch, Version},
+    },
+    store::{Counted, Index, Numbers, PartitionId, Person, Reading, Store as _, StoreError, Totals},
+};
+
+/// How many keys or fields one MULTI asks for: each blocks Redis for about a millisecond at most.
+const CHUNK: usize = 500;
+
+/// The epoch as a reading names it.
+#[derive(Clone)]
+struct Head {
+    epoch: Epoch,
+    settling: bool,
+}
+
+fn value<T: FromRedisValue>(value: Value) -> Result<T, StoreError> {
+    redis::from_redis_value(value).map_err(|error| StoreError::Unusable(error.to_string()))
+}
+
+/// The answers of a MULTI, one after the other.
+struct Answers(std::vec::IntoIter<Value>);
+
+impl Answers {
+    fn next<T: FromRedisValue>(&mut self) -> Result<T, StoreError> {
+        value(self.0.next().ok_or_else(|| StoreError::Unusable("Redis answered too little".into()))?)
+    }
+
+    fn head(&mut self) -> Result<Head, StoreError> {
+        let (epoch, closed): (Option<String>, Option<u8>) = self.next()?;
+        // Emptied, and no instance has renewed since: nothing can be said for the next seconds.
+        let epoch = epoch.ok_or_else(|| StoreError::Unavailable("no epoch has begun yet".into()))?;
+        Ok(Head { epoch: Epoch::new(&epoch), settling: closed != Some(1) })
+    }
+
+    fn rows(&mut self) -> Result<Vec<(ConnectionId, Row)>, StoreError> {
+        let rows: Vec<(Vec<u8>, Vec<u8>)> = self.next()?;
+        // What is no row is left out here and taken away by the audit.
+        let read = |(connection, text): (Vec<u8>, Vec<u8>)| {
+            let row = codec::row(std::str::from_utf8(&text).ok()?).ok()?;
+            Some((ConnectionId::from_stored(std::str::from_utf8(&connection).ok()?), row))
+        };
+        Ok(rows.into_iter().filter_map(read).collect())
+    }
+}
+
+impl Redis {
+    /// A connection for plain reads.
+    pub(super) async fn reader(&self) -> Result<MultiplexedConnection, StoreError> {
+        let pooled = self.pool.get().await.map_err(|error| match error {
+            deadpool_redis::PoolError::Backend(error) => failed(&error),
+            other => StoreError::Unavailable(other.to_string()),
+        })?;
+        // The connection is shared by its nature: it goes back at once, and others may use it while we wait.
+        Ok((*pooled).clone())
+    }
+
+    pub(super) async fn command<T: FromRedisValue>(&self, command: &redis::Cmd) -> Result<T, StoreError> {
+        command.query_async(&mut self.reader().await?).await.map_err(|error| failed(&error))
+    }
+
+    async fn ask(&self, connection: &MultiplexedConnection, pipe: &Pipeline) -> Result<Answers, StoreError> {
+        let answers: Vec<Value> = pipe.query_async(&mut connection.clone()).await.map_err(|error| failed(&error))?;
+        Ok(Answers(answers.into_iter()))
+    }
+
+    /// A MULTI that begins with the epoch.
+    fn pipe(&self, partition: PartitionId) -> Pipeline {
+        let mut pipe = redis::pipe();
+        pipe.atomic().cmd("HMGET").arg(self.keys.partition(partition).epoch()).arg(&["id", "closed"]);
+        pipe
+    }
+
+    pub(super) fn frozen_key(&self, name: &str) -> String {
+        self.keys.partition(Keys::partition_of(name, self.partitions)).frozen(name)
+    }
+
+    pub(super) async fn read_roster(&self, roster: &RosterKey) -> Result<Reading, StoreError> {
+        let partition = self.partition_of(roster);
+        let (keys, name) = (self.keys.partition(partition), roster.to_string());
+        let mut pipe = self.pipe(partition);
+        pipe.cmd("HGET").arg(keys.versions()).arg(&name).cmd("HGETALL").arg(keys.rows(&name));
+        let mut answers = self.ask(&self.reader().await?, &pipe).await?;
+        let Head { epoch, settling } = answers.head()?;
+        Ok(Reading { epoch, settling, number: answers.next()?, rows: answers.rows()? })
+    }
+
+    /// Asks for many things of many partitions: what `add` adds to a MULTI for one, `take` takes out of its answers. The order is kept.
+    async fn spread<'a, K, T>(
+        &self,
+        wanted: &'a [K],
+        partition_of: impl Fn(&K) -> PartitionId,
+        add: impl Fn(&mut Pipeline, PartitionId, &K),
+        take: impl Fn(&Head, &mut Answers, &'a K) -> Result<T, StoreError>,
+    ) -> Result<Vec<T>, StoreError> {
+        let mut groups: BTreeMap<PartitionId, Vec<usize>> = BTreeMap::new();
+        for (index, key) in wanted.iter().enumerate() {
+            groups.entry(partition_of(key)).or_default().push(index);
+        }
+        let groups: Vec<(PartitionId, &[usize])> =
+            groups.iter().flat_map(|(partition, group)| group.chunks(CHUNK).map(|chunk| (*partition, chunk))).collect();
+        let mut found: Vec<Option<T>> = wanted.iter().map(|_| None).collect();
+        if groups.is_empty() {
+            return Ok(Vec::new());
+        }
+        let connection = self.reader().await?;
+        let asked = groups.iter().map(|(partition, group)| {
+            let mut pipe = self.pipe(*partition);
+            group.iter().for_each(|index| add(&mut pipe, *partition, &wanted[*index]));
+            let connection = &connection;
+            async move { self.ask(connection, &pipe).await }
+        });
+        for ((_, group), mut answers) in groups.iter().zip(try_join_all(asked).await?) {
+            let head = answers.head()?;
+            for index in *group {
+                found[*index] = Some(take(&head, &mut answers, &wanted[*index])?);
+            }
+        }
+        Ok(found.into_iter().map(|found| found.expect("every key is in one group")).collect())
+    }
+
+    pub(super) async fn read_rows(&self, keys: &[(RosterKey, ConnectionId)]) -> Result<Vec<Option<Row>>, StoreError> {
+        self.spread(
+            keys,
+            |(roster, _)| self.partition_of(roster),
+            |pipe, partition, (roster, connection)| {
+                let key = self.keys.partition(partition).rows(&roster.to_string());
+                pipe.cmd("HGET").arg(key).arg(connection.as_str());
+            },
+            |_, answers, _| {
+                let text: Option<Vec<u8>> = answers.next()?;
+                Ok(text.and_then(|text| codec::row(std::str::from_utf8(&text).ok()?).ok()))
+            },
+        )
+        .await
+    }
+
+    pub(super) async fn read_numbers(
+        &self,
+        partition: PartitionId,
+        rosters: &[RosterKey],
+    ) -> Result<Numbers, StoreError> {
+        let mut pipe = self.pipe(partition);
+        let versions = self.keys.partition(partition).versions();
+        for chunk in rosters.chunks(CHUNK) {
+            let names: Vec<String> = chunk.iter().map(RosterKey::to_string).collect();
+            pipe.cmd("HMGET").arg(&versions).arg(names);
+        }
+        let mut answers = self.ask(&self.reader().await?, &pipe).await?;
+        let Head { epoch, settling } = answers.head()?;
+        let mut numbers = Vec::with_capacity(rosters.len());
+        for _ in rosters.chunks(CHUNK) {
+            numbers.extend(answers.next::<Vec<Option<u64>>>()?);
+        }
+        Ok(Numbers { epoch, settling, numbers })
+    }
+
+    pub(super) async fn read_counts(&self, channels: &[ChannelName]) -> Result<Vec<Counted>, StoreError> {
+        let rosters: Vec<RosterKey> = channels.iter().cloned().map(RosterKey::Channel).collect();
+        self.spread(
+            &rosters,
+            |roster| self.partition_of(roster),
+            |pipe, partition, roster| {
+                let (keys, name) = (self.keys.partition(partition), roster.to_string());
+                pipe.cmd("HGET").arg(keys.versions()).arg(&name);
+                pipe.cmd("HLEN").arg(keys.users(&name)).cmd("HLEN").arg(keys.rows(&name));
+            },
+            |head, answers, _| {
+                let number: Option<u64> = answers.next()?;
+                Ok(Counted {
+                    version: Version { epoch: head.epoch.clone(), number: number.unwrap_or(0) },
+                    settling: head.settling,
+                    occupancy: Occupancy { users: answers.next()?, connections: answers.next()? },
+                })
+            },
+        )
+        .await
+    }
+
+    pub(super) async fn read_people(&self, users: &[UserName]) -> Result<Vec<Person>, StoreError> {
+        let rosters: Vec<RosterKey> = users.iter().cloned().map(RosterKey::User).collect();
+        self.spread(
+            &rosters,
+            |roster| self.partition_of(roster),
+            |pipe, partition, roster| {
+                let (keys, name) = (self.keys.partition(partition), roster.to_string());
+                pipe.cmd("HGET").arg(keys.versions()).arg(&name).cmd("HGETALL").arg(keys.rows(&name));
+                pipe.cmd("HGET").arg(keys.side(roster)).arg("last_seen");
+            },
+            |head, answers, _| {
+                let Head { epoch, settling } = head.clone();
+                let reading = Reading { epoch, settling, number: answers.next()?, rows: answers.rows()? };
+                Ok(Person { reading, last_seen: answers.next()? })
+            },
+        )
+        .await
+    }
+
+    pub(super) async fn read_names(
+        &self,
+        index: Index,
+        prefix: &str,
+        after: Option<&str>,
+        most: usize,
+    ) -> Result<Vec<String>, StoreError> {
+        let from = match after {
+            Some(after) if after >= prefix => format!("({after}"),
+            _ => format!("[{prefix}"),
+        };
+        // No name contains the byte 0xff: every name with the prefix sorts before it.
+        let to = [b"(", prefix.as_bytes(), &[0xff]].concat();
+        let connection = self.reader().await?;
+        let asked = (0..self.partitions).map(|partition| {
+            let keys = self.keys.partition(partition);
+            let key = match index {
+                Index::Online => keys.online(),
+                Index::Occupied => keys.occupied(),
+            };
+            let mut command = redis::cmd("ZRANGEBYLEX");
+            command.arg(key).arg(&from).arg(&to).arg("LIMIT").arg(0).arg(most);
+            let mut connection = connection.clone();
+            async move { command.query_async::<Vec<String>>(&mut connection).await }
+        });
+        let found = try_join_all(asked).await.map_err(|error| failed(&error))?;
+        let mut names: Vec<String> = found.into_iter().flatten().collect();
+        names.sort_unstable();
+        names.truncate(most);
+        Ok(names)
+    }
+
+    pub(super) async fn read_totals(&self) -> Result<Totals, StoreError> {
+        let connection = self.reader().await?;
+        let mut totals = Totals::default();
+        let mut instances: BTreeMap<Generation, (std::sync::Arc<str>, u64)> = BTreeMap::new();
+        for partition in 0..self.partitions {
+            let keys = self.keys.partition(partition);
+            let mut pipe = redis::pipe();
+            pipe.cmd("ZCARD").arg(keys.online()).cmd("ZCARD").arg(keys.occupied());
+            pipe.cmd("HGETALL").arg(keys.instances_info());
+            let mut answers = self.ask(&connection, &pipe).await?;
+            totals.users += answers.next::<u64>()?;
+            totals.channels += answers.next::<u64>()?;
+            let info: Vec<(Generation, String)> = answers
+                .next::<HashMap<String, String>>()?
+                .into_iter()
+                .filter_map(|(generation, info)| Some((Generation::from_stored(&generation)?, info)))
+                .collect();
+            let mut pipe = redis::pipe();
+            for (generation, _) in &info {
+                pipe.cmd("SCARD").arg(keys.held_users(&generation.to_string()));
+            }
+            let mut answers = self.ask(&connection, &pipe).await?;
+            for (generation, info) in info {
+                let version = info.splitn(3, ' ').nth(2).unwrap_or_default();
+                instances.entry(generation).or_insert((version.into(), 0)).1 += answers.next::<u64>()?;
+            }
+        }
+        totals.instances = instances.into_iter().map(|(id, (version, held))| (id, version, held)).collect();
+        Ok(totals)
+    }
+
+    pub(super) async fn read_held(
+        &self,
+        partition: PartitionId,
+        generation: &Generation,
+        cursor: Option<String>,
+        most: usize,
+    ) -> Result<(Vec<(RosterKey, ConnectionId)>, Option<String>), StoreError> {
+        let keys = self.keys.partition(partition);
+        let (set, at) = cursor.as_deref().and_then(|cursor| cursor.split_once(':')).unwrap_or(("u", "0"));
+        let (key, in_users) = match set {
+            "c" => (keys.held_channels(&generation.to_string()), false),
+            _ => (keys.held_users(&generation.to_string()), true),
+        };
+        let scan = redis::cmd("SSCAN").arg(key).arg(at).arg("COUNT").arg(most.max(1)).to_owned();
+        let (next, members): (String, Vec<String>) = self.command(&scan).await?;
+        let rows = members.iter().filter_map(|member| {
+            let (roster, connection) = codec::place(member)?;
+            Some((roster, connection?))
+        });
+        let next = match (next.as_str(), in_users) {
+            ("0", true) => Some("c:0".to_owned()),
+            ("0", false) => None,
+            (next, _) => Some(format!("{set}:{next}")),
+        };
+        Ok((rows.collect(), next))
+    }
+}

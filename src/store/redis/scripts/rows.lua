@@ -1,0 +1,285 @@
+-- Rows: read once for a whole call, changed here, written once. Only the header of a row is looked into:
+-- `take valid holder epoch grace since changed user`, then a line of what others do not see, then the payload.
+-- The holder is `instance:number` when held, `-reason:instance` when ending.
+-- CALL[1] is the list of roster names; their two keys, rows and users (rows and person for a user), are the last in KEYS.
+local FORGET_MS = 3600000
+local ENDED_MS = 60000
+local POSTPONE_MS = 1000
+
+local rosters = {}
+local due_ops, held_ops, ended_ops, known_ended = {}, {}, {}, {}
+local controls = {}
+
+local function many(command, key, items)
+  for i = 1, #items, 1000 do
+    call(command, key, unpack(items, i, math.min(i + 999, #items)))
+  end
+end
+
+local function fetch(command, key, items)
+  if #items <= 1000 then return call(command, key, unpack(items)) end
+  local all = {}
+  for i = 1, #items, 1000 do
+    for _, item in ipairs(call(command, key, unpack(items, i, math.min(i + 999, #items)))) do
+      all[#all + 1] = item
+    end
+  end
+  return all
+end
+
+local function parse(text)
+  if not text then return false end
+  local take, valid, holder, of, grace, since, changed, user, at =
+    string.match(text, '^(%d+) (%d+) ([^ ]+) ([^ ]+) (%d+) (%d+) (%d+) ([^ \n]+)\n()')
+  if not take then return false end
+  return {
+    take = tonumber(take), valid = tonumber(valid), holder = holder, epoch = of, grace = tonumber(grace),
+    since = tonumber(since), changed = tonumber(changed), user = user, text = text, at = at,
+  }
+end
+
+local function body(row)
+  if not row.body then row.body = string.sub(row.text, row.at) end
+  return row.body
+end
+
+local function payload(row)
+  if not row.payload then
+    row.payload = string.sub(row.text, string.find(row.text, '\n', row.at, true) + 1)
+  end
+  return row.payload
+end
+
+local function compose(row)
+  return row.take .. ' ' .. row.valid .. ' ' .. row.holder .. ' ' .. row.epoch .. ' ' .. row.grace .. ' '
+    .. row.since .. ' ' .. row.changed .. ' ' .. row.user .. '\n' .. body(row)
+end
+
+local function is_ending(row)
+  return string.byte(row.holder) == 45
+end
+
+local function instance_of(row)
+  if is_ending(row) then return string.match(row.holder, ':(.*)$') end
+  return string.match(row.holder, '^([^:]*)')
+end
+
+-- Reads what the call needs to know: `wanted[i]` are the connections that it names in the i-th roster, `users[i]` the users that may come.
+local function load(wanted, users)
+  local names = CALL[1]
+  if #names == 0 then return end
+  local numbers = fetch('HMGET', VERSIONS, names)
+  local base = #KEYS - 2 * #names
+  for i, name in ipairs(names) do
+    local r = {
+      name = name, key = KEYS[base + 2 * i - 1], side = KEYS[base + 2 * i], is_user = string.byte(name) == 117,
+      number = tonumber(numbers[i] or nil), rows = {}, dirty = {}, count = 0, users = {}, users_dirty = {}, user_count = 0,
+    }
+    rosters[i] = r
+    if r.is_user then
+      local all = call('HGETALL', r.key)
+      r.count = #all / 2
+      for j = 1, #all, 2 do r.rows[all[j]] = parse(all[j + 1]) end
+    elseif #wanted[i] > 0 or #users[i] > 0 then
+      local texts = #wanted[i] > 0 and fetch('HMGET', r.key, wanted[i]) or {}
+      local coming, asked = users[i], {}
+      for _, user in ipairs(coming) do asked[user] = true end
+      for j, connection in ipairs(wanted[i]) do
+        local row = parse(texts[j])
+        r.rows[connection] = row
+        if row and not asked[row.user] then
+          asked[row.user] = true
+          coming[#coming + 1] = row.user
+        end
+      end
+      if #coming > 0 then
+        local lists = fetch('HMGET', r.side, coming)
+        local others = {}
+        for j, user in ipairs(coming) do
+          local ids = {}
+          for id in string.gmatch(lists[j] or '', '%S+') do
+            ids[#ids + 1] = id
+            if r.rows[id] == nil then
+              others[#others + 1] = id
+              r.rows[id] = false
+            end
+          end
+          r.users[user] = ids
+        end
+        if #others > 0 then
+          local texts = fetch('HMGET', r.key, others)
+          for j, id in ipairs(others) do r.rows[id] = parse(texts[j]) end
+        end
+      end
+      r.count, r.user_count = call('HLEN', r.key), call('HLEN', r.side)
+    end
+    r.was = r.count
+  end
+end
+
+-- The other rows of the row's user: since when the user is there, and the greatest place among the user's states.
+local function others_of(r, connection, user)
+  local since, changed
+  local function look(id, row)
+    if id ~= connection and row and row.user == user then
+      since = math.min(since or row.since, row.since)
+      changed = math.max(changed or 0, row.changed)
+    end
+  end
+  if r.is_user then
+    for id, row in pairs(r.rows) do look(id, row) end
+  else
+    for _, id in ipairs(r.users[user]) do look(id, r.rows[id]) end
+  end
+  return since, changed or 0
+end
+
+local function deadline_of(member)
+  if due_ops[member] ~= nil then return due_ops[member] end
+  return tonumber(call('ZSCORE', ENDING, member) or nil)
+end
+
+local function bump(r)
+  if not r.changes then
+    r.starts, r.from, r.changes = not r.number, r.number or floor, {}
+  end
+  r.number = (r.number or floor) + 1
+  return r.number
+end
+
+local function put(r, connection, row)
+  if not r.rows[connection] then
+    if r.count == 0 then due_ops[r.name .. ' '] = false end
+    r.count = r.count + 1
+    if not r.is_user then
+      local ids = r.users[row.user]
+      if #ids == 0 then r.user_count = r.user_count + 1 end
+      ids[#ids + 1] = connection
+      r.users_dirty[row.user] = true
+    end
+  end
+  r.rows[connection] = row
+  r.dirty[connection] = true
+end
+
+local function remove(r, connection, reason)
+  bump(r)
+  r.changes[#r.changes + 1] = { connection, reason }
+  local row = r.rows[connection]
+  due_ops[r.name .. ' ' .. connection] = false
+  r.rows[connection] = false
+  r.dirty[connection] = true
+  r.count = r.count - 1
+  if not r.is_user then
+    local left = {}
+    for _, id in ipairs(r.users[row.user]) do
+      if id ~= connection then left[#left + 1] = id end
+    end
+    r.users[row.user] = left
+    r.users_dirty[row.user] = true
+    if #left == 0 then r.user_count = r.user_count - 1 end
+  end
+  if r.count == 0 then
+    due_ops[r.name .. ' '] = now + FORGET_MS
+    r.seen = r.is_user
+  end
+end
+
+-- The instance that answered for a take hears that somebody else ended it; whoever overrules itself knows.
+local function tell_overruled(by, holder, r, connection, take, reason)
+  if by ~= holder then
+    controls[#controls + 1] = { holder, { 'overruled', r.name, connection, take, reason } }
+  end
+end
+
+local function overrule(by, r, connection, reason)
+  local row = r.rows[connection]
+  if reason ~= 'replaced' then
+    local member = r.name .. ' ' .. connection .. ' ' .. row.take
+    ended_ops[#ended_ops + 1] = now + ENDED_MS
+    ended_ops[#ended_ops + 1] = member
+    known_ended[member] = true
+  end
+  tell_overruled(by, instance_of(row), r, connection, row.take, reason)
+end
+
+local function is_user_member(member)
+  return string.byte(member) == 117
+end
+
+-- Writes what changed, and tells each changed roster's feed once.
+local function flush()
+  local numbers, come, gone = {}, { {}, {} }, { {}, {} }
+  for _, r in ipairs(rosters) do
+    local set, del = {}, {}
+    for connection in pairs(r.dirty) do
+      local row = r.rows[connection]
+      if row then
+        set[#set + 1] = connection
+        set[#set + 1] = compose(row)
+      else
+        del[#del + 1] = connection
+      end
+    end
+    if #set > 0 then many('HSET', r.key, set) end
+    if #del > 0 then many('HDEL', r.key, del) end
+    set, del = {}, {}
+    for user in pairs(r.users_dirty) do
+      local ids = r.users[user]
+      if #ids > 0 then
+        set[#set + 1] = user
+        set[#set + 1] = table.concat(ids, ' ')
+      else
+        del[#del + 1] = user
+      end
+    end
+    if #set > 0 then many('HSET', r.side, set) end
+    if #del > 0 then many('HDEL', r.side, del) end
+    if r.seen then
+      call('HSET', r.side, 'last_seen', host)
+      call('EXPIRE', r.side, SEEN_S)
+    end
+    local index = r.is_user and 1 or 2
+    if r.was == 0 and r.count > 0 then
+      table.insert(come[index], 0)
+      table.insert(come[index], string.sub(r.name, 3))
+    elseif r.was > 0 and r.count == 0 then
+      table.insert(gone[index], string.sub(r.name, 3))
+    end
+    if r.changes then
+      numbers[#numbers + 1] = r.name
+      numbers[#numbers + 1] = r.number
+      local users = r.user_count
+      if r.is_user then users = r.count > 0 and 1 or 0 end
+      call('PUBLISH', PREFIX .. 'f:' .. r.name,
+        pack({ epoch, r.from, r.number, r.starts, users, r.count, r.changes }))
+    end
+  end
+  if #numbers > 0 then many('HSET', VERSIONS, numbers) end
+  for index, key in ipairs({ ONLINE, OCCUPIED }) do
+    if #come[index] > 0 then many('ZADD', key, come[index]) end
+    if #gone[index] > 0 then many('ZREM', key, gone[index]) end
+  end
+  local add, rem = {}, {}
+  for member, deadline in pairs(due_ops) do
+    if deadline then
+      add[#add + 1] = deadline
+      add[#add + 1] = member
+    else
+      rem[#rem + 1] = member
+    end
+  end
+  if #add > 0 then many('ZADD', ENDING, add) end
+  if #rem > 0 then many('ZREM', ENDING, rem) end
+  if #ended_ops > 0 then many('ZADD', ENDED, ended_ops) end
+  local held = { { {}, {} }, { {}, {} } }
+  for member, holds in pairs(held_ops) do
+    local list = held[is_user_member(member) and 1 or 2][holds and 1 or 2]
+    list[#list + 1] = member
+  end
+  for index, key in ipairs({ HELD_USERS, HELD_CHANNELS }) do
+    if #held[index][1] > 0 then many('SADD', key, held[index][1]) end
+    if #held[index][2] > 0 then many('SREM', key, held[index][2]) end
+  end
+  for _, control in ipairs(controls) do tell(control[1], control[2]) end
+end

@@ -1,0 +1,158 @@
+-- write: a batch of one instance, each entry on its own.
+-- KEYS      those of the prelude, the held sets of the writer, then two for each roster
+-- CALL      roster names, generation, link, epoch, entries one after the other:
+--           0 present: roster, connection, take, fresh, limit, remaining or -1 for held, user, valid, grace, since, changed, private, payload
+--           1 claim:   roster, connection, take of the token
+--           2 release: roster, connection
+--           3 absent:  roster, connection, take or -1, reason
+-- Returns   the beat and the outcomes one after the other: 0 done with take, number, changed, since; 1 claimed with the row; 2 gone; 3 lost; 4 full.
+--           Refusals: 'epoch', 'dead', 'link'
+-- Publishes each changed roster once; to instances what of theirs was overruled
+local me, link, batch_epoch, entries = CALL[2], CALL[3], CALL[4], CALL[5]
+local my_instance = string.match(me, '^([^:]*)')
+local DONE, CLAIMED, GONE, LOST, FULL = 0, 1, 2, 3, 4
+local LENGTH = { [0] = 14, 4, 3, 5 }
+
+begin()
+if batch_epoch ~= epoch then return pack({ 'epoch' }) end
+local lease = call('ZSCORE', LEASES, me)
+if not lease or tonumber(lease) <= now then return pack({ 'dead' }) end
+if tonumber(string.match(call('HGET', INFO, me) or '0', '^%d+')) ~= link then return pack({ 'link' }) end
+
+local wanted, users, fresh = {}, {}, {}
+for i = 1, #CALL[1] do wanted[i], users[i] = {}, {} end
+do
+  local seen = {}
+  local at = 1
+  while entries[at] do
+    local kind, r, connection = entries[at], entries[at + 1], entries[at + 2]
+    local mine = wanted[r]
+    mine[#mine + 1] = connection
+    if kind == 0 then
+      local user = entries[at + 7]
+      local known = seen[r] or {}
+      seen[r] = known
+      if not known[user] then
+        known[user] = true
+        users[r][#users[r] + 1] = user
+      end
+      if entries[at + 4] then fresh[#fresh + 1] = CALL[1][r] .. ' ' .. connection .. ' ' .. entries[at + 3] end
+    end
+    at = at + LENGTH[kind]
+  end
+end
+load(wanted, users)
+if #fresh > 0 and call('EXISTS', ENDED) == 1 then
+  for i, deadline in ipairs(fetch('ZMSCORE', ENDED, fresh)) do
+    if deadline then known_ended[fresh[i]] = true end
+  end
+end
+
+local out = {}
+local function answer(...)
+  for i = 1, select('#', ...) do out[#out + 1] = (select(i, ...)) end
+end
+
+local function is_full(r, user, limit)
+  if r.is_user then return r.count >= limit end
+  return r.user_count >= limit and #r.users[user] == 0
+end
+
+local function present(r, connection, at)
+  local take, limit, remaining = entries[at + 3], entries[at + 5], entries[at + 6]
+  local user, valid, grace = entries[at + 7], entries[at + 8], entries[at + 9]
+  local since, changed, private, shows = entries[at + 10], entries[at + 11], entries[at + 12], entries[at + 13]
+  local before = r.rows[connection]
+  local member = r.name .. ' ' .. connection
+  if not before then
+    if take == 0 then
+      take = 1
+    elseif not entries[at + 4] or known_ended[member .. ' ' .. take] then
+      return answer(GONE)
+    end
+    if limit > 0 and is_full(r, user, limit) then return answer(FULL) end
+  else
+    if before.user ~= user then return answer(LOST) end
+    if take == 0 then
+      take = before.take + 1
+    elseif before.take > take
+      or (before.take == take and before.epoch == epoch and instance_of(before) ~= my_instance) then
+      return answer(LOST)
+    end
+    if before.take < take then overrule(my_instance, r, connection, 'replaced') end
+  end
+
+  local others_since, others_changed = others_of(r, connection, user)
+  since = math.min(since, others_since or since, before and before.since or since)
+  local place = math.max(before and before.changed or 0, changed)
+  local number = r.number or 0
+  if not before or payload(before) ~= shows then
+    number = bump(r)
+    if changed == 0 then place = math.max(number, others_changed + 1, place + 1) end
+    r.changes[#r.changes + 1] = { connection, user, since, place, shows }
+  end
+
+  local holder = me
+  if remaining < 0 then
+    if before and is_ending(before) then due_ops[member] = false end
+  else
+    local set = before and before.take == take and before.epoch == epoch and is_ending(before)
+    if not set or not deadline_of(member) then due_ops[member] = now + remaining end
+    holder = '-timeout:' .. my_instance
+  end
+  put(r, connection, {
+    take = take, valid = valid, holder = holder, epoch = epoch, grace = grace, since = since, changed = place,
+    user = user, body = private .. '\n' .. shows, payload = shows,
+  })
+  return answer(DONE, take, number, place, since)
+end
+
+local function claim(r, connection, token_take)
+  local row = r.rows[connection]
+  if not row then return answer(GONE) end
+  if token_take < row.valid then return answer(LOST) end
+  local old, holder = row.take, instance_of(row)
+  if is_ending(row) then due_ops[r.name .. ' ' .. connection] = false end
+  row.take, row.holder, row.epoch = math.max(row.take, token_take) + 1, me, epoch
+  put(r, connection, row)
+  tell_overruled(my_instance, holder, r, connection, old, 'replaced')
+  return answer(CLAIMED, compose(row))
+end
+
+local function release(r, connection)
+  local row = r.rows[connection]
+  if not row then return answer(GONE) end
+  if row.holder ~= me then return answer(LOST) end
+  row.holder = '-timeout:' .. my_instance
+  put(r, connection, row)
+  due_ops[r.name .. ' ' .. connection] = now + row.grace
+  return answer(DONE, row.take, r.number or 0, row.changed, row.since)
+end
+
+local function absent(r, connection, take, reason)
+  local row = r.rows[connection]
+  if not row then return answer(GONE) end
+  if take >= 0 and row.take > take then return answer(LOST) end
+  if take < 0 then overrule(my_instance, r, connection, reason) end
+  remove(r, connection, reason)
+  return answer(DONE, row.take, r.number, row.changed, row.since)
+end
+
+local at = 1
+while entries[at] do
+  local kind, r, connection = entries[at], rosters[entries[at + 1]], entries[at + 2]
+  if kind == 0 then
+    present(r, connection, at)
+  elseif kind == 1 then
+    claim(r, connection, entries[at + 3])
+  elseif kind == 2 then
+    release(r, connection)
+  else
+    absent(r, connection, entries[at + 3], entries[at + 4])
+  end
+  local row = r.rows[connection]
+  held_ops[r.name .. ' ' .. connection] = row and row.holder == me or false
+  at = at + LENGTH[kind]
+end
+flush()
+return reply(out)

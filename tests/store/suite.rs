@@ -1,0 +1,556 @@
+//! What every store does.
+
+use rollcall::{
+    domain::{
+        member::{Occupancy, Reason},
+        name::{ChannelName, RosterKey},
+        partition::Refusal,
+        roster::{Ask, Change, Control, Entry, Keep, Outcome, Published, Stay},
+        version::Epoch,
+    },
+    store::{FeedEvent, Index},
+};
+
+use crate::world::*;
+
+macro_rules! suite {
+    ($($test:ident)*) => {
+        mod memory {
+            $(#[tokio::test(start_paused = true)] async fn $test() { super::$test(crate::world::World::memory().await).await; })*
+        }
+        mod redis {
+            $(#[tokio::test] async fn $test() { super::$test(crate::world::World::redis(1).await).await; })*
+        }
+        mod redis_in_four_partitions {
+            $(#[tokio::test] async fn $test() { super::$test(crate::world::World::redis(4).await).await; })*
+        }
+    };
+}
+
+suite! {
+    coming_changing_and_leaving_are_numbered
+    a_change_that_changes_nothing_has_no_number
+    the_states_of_one_user_have_an_order
+    a_deadline_is_set_once_for_a_take
+    a_connection_that_breaks_and_comes_back_changes_nothing_that_others_see
+    who_does_not_come_back_leaves_once_after_the_grace
+    the_higher_take_wins
+    a_take_of_zero_takes_from_whoever_has_it
+    a_claim_takes_over_and_the_other_is_told
+    an_old_token_claims_nothing
+    a_full_roster_takes_nobody_new
+    nobody_comes_back_by_a_resend_whom_somebody_else_removed
+    a_missing_row_is_made_by_a_fresh_take_alone
+    a_row_that_its_holder_does_not_know_ends_after_its_grace
+    two_users_never_share_a_connection
+    the_rows_of_a_dead_instance_end_and_its_writes_are_refused
+    an_instance_that_says_goodbye_is_forgotten
+    a_batch_of_another_epoch_is_refused
+    a_batch_over_another_link_is_refused
+    an_empty_roster_is_forgotten_after_an_hour_and_goes_on_above_the_floor
+    names_come_in_pages
+    counts_and_totals_are_exact
+    people_are_known_with_their_connections_and_when_they_were_last_seen
+    what_is_frozen_can_be_thawed
+    a_feed_tells_of_what_is_followed_and_of_nothing_else
+    the_held_set_is_read_in_pages
+    an_audit_finds_nothing_wrong
+    a_batch_tells_each_roster_once
+}
+
+fn number(outcome: &Outcome) -> u64 {
+    match outcome {
+        Outcome::Done { number, .. } => *number,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn place(outcome: &Outcome) -> u64 {
+    match outcome {
+        Outcome::Done { changed, .. } => *changed,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn as_kept(mut ask: Ask, new: Keep) -> Ask {
+    if let Ask::Present { keep, .. } = &mut ask {
+        *keep = new;
+    }
+    ask
+}
+
+async fn coming_changing_and_leaving_are_numbered(w: World) {
+    let room = channel("room:1");
+    assert_eq!(w.store.read(&room).await.unwrap().number, None);
+    assert_eq!(number(&w.ask(&room, &id("a"), enter(1, "ann", "{}")).await), 1);
+    assert_eq!(number(&w.ask(&room, &id("b"), enter(1, "ben", "{}")).await), 2);
+    assert_eq!(number(&w.ask(&room, &id("a"), enter(1, "ann", "{\"s\":1}")).await), 3);
+    assert_eq!(number(&w.ask(&room, &id("b"), leave(1)).await), 4);
+    assert_eq!(w.ask(&room, &id("b"), leave(1)).await, Outcome::Gone);
+    let reading = w.store.read(&room).await.unwrap();
+    assert_eq!((reading.number, reading.rows.len()), (Some(4), 1));
+    let (connection, row) = &reading.rows[0];
+    assert_eq!((connection, &*row.payload, &*row.private), (&id("a"), "{\"s\":1}", "{\"p\":1}"));
+    assert_eq!((row.take, row.valid, row.grace_ms, row.since), (1, 1, 15_000, 1_700_000_000_000));
+    assert_eq!(row.stay, Stay::Held(w.me.clone()));
+    let numbers = w.store.numbers(w.store.partition_of(&room), std::slice::from_ref(&room)).await.unwrap();
+    assert_eq!(numbers.numbers, [Some(4)]);
+    assert_eq!(numbers.epoch, reading.epoch);
+}
+
+async fn a_change_that_changes_nothing_has_no_number(w: World) {
+    let room = channel("room:1");
+    let first = w.ask(&room, &id("a"), enter(1, "ann", "{}")).await;
+    assert_eq!(w.ask(&room, &id("a"), enter(1, "ann", "{}")).await, first);
+    assert_eq!(w.store.read(&room).await.unwrap().number, Some(1));
+}
+
+async fn the_states_of_one_user_have_an_order(w: World) {
+    let room = channel("room:1");
+    let first = w.ask(&room, &id("a"), enter(1, "ann", "1")).await;
+    let second = w.ask(&room, &id("b"), enter(1, "ann", "2")).await;
+    let third = w.ask(&room, &id("a"), enter(1, "ann", "3")).await;
+    assert!(place(&first) < place(&second) && place(&second) < place(&third));
+    // A holder that puts back what Redis lost says which place the state had.
+    let mut ask = enter(1, "ann", "4");
+    if let Ask::Present { body, .. } = &mut ask {
+        body.changed = 77;
+        body.since = 5;
+    }
+    let Outcome::Done { changed, since, .. } = w.ask(&room, &id("c"), ask).await else { panic!() };
+    assert_eq!((changed, since), (77, 5));
+    let Outcome::Done { changed, since, .. } = w.ask(&room, &id("d"), enter(1, "ann", "5")).await else { panic!() };
+    assert_eq!((changed, since), (78, 5), "the next one stands above, and ann has been here since then");
+}
+
+async fn a_deadline_is_set_once_for_a_take(mut w: World) {
+    let room = channel("room:1");
+    w.ask(&room, &id("a"), enter(1, "ann", "{}")).await;
+    w.ask(&room, &id("a"), ending(1, "ann", "{}", 10_000)).await;
+    w.pass(6_000).await;
+    w.ask(&room, &id("a"), ending(1, "ann", "{}", 10_000)).await;
+    w.pass(5_000).await;
+    w.sweep().await;
+    assert_eq!(w.row(&room, &id("a")).await, None);
+
+    w.ask(&room, &id("l"), ending(0, "dev", "{}", 10_000)).await;
+    w.pass(6_000).await;
+    w.ask(&room, &id("l"), ending(0, "dev", "{}", 10_000)).await;
+    w.pass(5_000).await;
+    w.sweep().await;
+    assert_eq!(w.row(&room, &id("l")).await.unwrap().take, 2, "a lease that is taken anew is renewed");
+    w.pass(6_000).await;
+    w.sweep().await;
+    assert_eq!(w.row(&room, &id("l")).await, None);
+}
+
+async fn a_connection_that_breaks_and_comes_back_changes_nothing_that_others_see(mut w: World) {
+    let room = channel("room:1");
+    w.ask(&room, &id("a"), enter(1, "ann", "{}")).await;
+    w.ask(&room, &id("a"), ending(1, "ann", "{}", 15_000)).await;
+    w.pass(14_000).await;
+    w.sweep().await;
+    let other = w.another("ib").await;
+    let Outcome::Claimed { row } = other.ask(&room, &id("a"), Ask::Claim { token_take: 1 }).await else { panic!() };
+    assert_eq!((row.take, &row.stay), (2, &Stay::Held(other.me.clone())));
+    w.pass(5_000).await;
+    w.sweep().await;
+    assert_eq!(w.store.read(&room).await.unwrap().number, Some(1));
+}
+
+async fn who_does_not_come_back_leaves_once_after_the_grace(mut w: World) {
+    let room = channel("room:1");
+    w.feed.follow(&room).await.unwrap();
+    w.ask(&room, &id("a"), enter(1, "ann", "{}")).await;
+    w.ask(&room, &id("a"), ending(1, "ann", "{}", 15_000)).await;
+    w.pass(14_900).await;
+    w.sweep().await;
+    assert!(w.row(&room, &id("a")).await.is_some());
+    w.pass(200).await;
+    w.sweep().await;
+    w.sweep().await;
+    assert_eq!(w.row(&room, &id("a")).await, None);
+    assert_eq!(w.store.read(&room).await.unwrap().number, Some(2));
+    let mut changes = Vec::new();
+    while changes.len() < 2 {
+        if let FeedEvent::Published(published) = w.event().await {
+            changes.extend(published.changes);
+        }
+    }
+    assert_eq!(changes[1], Change::Remove { connection: id("a"), reason: Reason::Timeout });
+}
+
+async fn the_higher_take_wins(w: World) {
+    let room = channel("room:1");
+    let other = w.another("ib").await;
+    w.ask(&room, &id("a"), enter(3, "ann", "{}")).await;
+    assert_eq!(other.ask(&room, &id("a"), enter(2, "ann", "x")).await, Outcome::Lost);
+    assert_eq!(other.ask(&room, &id("a"), enter(3, "ann", "x")).await, Outcome::Lost, "the same take is the first's");
+    assert!(matches!(other.ask(&room, &id("a"), enter(4, "ann", "x")).await, Outcome::Done { take: 4, .. }));
+    assert_eq!(w.ask(&room, &id("a"), enter(3, "ann", "y")).await, Outcome::Lost);
+    assert_eq!(w.ask(&room, &id("a"), leave(3)).await, Outcome::Lost);
+    assert!(matches!(w.ask(&room, &id("a"), kick()).await, Outcome::Done { take: 4, .. }));
+}
+
+async fn a_take_of_zero_takes_from_whoever_has_it(w: World) {
+    let room = channel("room:1");
+    let other = w.another("ib").await;
+    assert!(matches!(w.ask(&room, &id("a"), ending(0, "dev", "{}", 60_000)).await, Outcome::Done { take: 1, .. }));
+    assert!(matches!(other.ask(&room, &id("a"), ending(0, "dev", "{}", 60_000)).await, Outcome::Done { take: 2, .. }));
+    let told = overruled(&w).await;
+    assert_eq!(
+        told,
+        Control::Overruled { roster: room.clone(), connection: id("a"), take: 1, reason: Reason::Replaced }
+    );
+    assert_eq!(w.store.read(&room).await.unwrap().number, Some(1), "the same state is no change");
+}
+
+async fn overruled(w: &World) -> Control {
+    loop {
+        if let FeedEvent::Control(control @ Control::Overruled { .. }) = w.event().await {
+            return control;
+        }
+    }
+}
+
+async fn a_claim_takes_over_and_the_other_is_told(w: World) {
+    let me = RosterKey::User(user("ann"));
+    let other = w.another("ib").await;
+    assert_eq!(other.ask(&me, &id("a"), Ask::Claim { token_take: 1 }).await, Outcome::Gone);
+    w.ask(&me, &id("a"), enter(1, "ann", "{}")).await;
+    let Outcome::Claimed { row } = other.ask(&me, &id("a"), Ask::Claim { token_take: 1 }).await else { panic!() };
+    assert_eq!((row.take, row.valid, &*row.private), (2, 1, "{\"p\":1}"));
+    let told = overruled(&w).await;
+    assert_eq!(told, Control::Overruled { roster: me.clone(), connection: id("a"), take: 1, reason: Reason::Replaced });
+    // The token of a welcome that got lost is older than the take, and still good.
+    let Outcome::Claimed { row } = w.ask(&me, &id("a"), Ask::Claim { token_take: 1 }).await else { panic!() };
+    assert_eq!((row.take, &row.stay), (3, &Stay::Held(w.me.clone())));
+}
+
+async fn an_old_token_claims_nothing(w: World) {
+    let me = RosterKey::User(user("ann"));
+    let mut ask = enter(5, "ann", "{}");
+    if let Ask::Present { body, .. } = &mut ask {
+        body.valid = 5;
+    }
+    w.ask(&me, &id("a"), ask).await;
+    assert_eq!(w.ask(&me, &id("a"), Ask::Claim { token_take: 4 }).await, Outcome::Lost);
+    let Outcome::Claimed { row } = w.ask(&me, &id("a"), Ask::Claim { token_take: 9 }).await else { panic!() };
+    assert_eq!(row.take, 10);
+}
+
+async fn a_full_roster_takes_nobody_new(w: World) {
+    let limited = |take, name: &str, most| {
+        let Ask::Present { take, fresh, keep, body, .. } = enter(take, name, "{}") else { unreachable!() };
+        Ask::Present { take, fresh, limit: most, keep, body }
+    };
+    let room = channel("room:1");
+    assert!(matches!(w.ask(&room, &id("a"), limited(1, "ann", 2)).await, Outcome::Done { .. }));
+    assert!(matches!(w.ask(&room, &id("b"), limited(1, "ben", 2)).await, Outcome::Done { .. }));
+    assert_eq!(w.ask(&room, &id("c"), limited(1, "cat", 2)).await, Outcome::Full);
+    assert!(matches!(w.ask(&room, &id("d"), limited(1, "ann", 2)).await, Outcome::Done { .. }), "users are counted");
+    assert!(matches!(w.ask(&room, &id("a"), limited(1, "ann", 1)).await, Outcome::Done { .. }), "who is in stays in");
+    let me = RosterKey::User(user("ann"));
+    assert!(matches!(w.ask(&me, &id("a"), limited(1, "ann", 1)).await, Outcome::Done { .. }));
+    assert_eq!(w.ask(&me, &id("d"), limited(1, "ann", 1)).await, Outcome::Full, "connections are counted");
+}
+
+async fn nobody_comes_back_by_a_resend_whom_somebody_else_removed(mut w: World) {
+    let room = channel("room:1");
+    w.ask(&room, &id("a"), enter(1, "ann", "{}")).await;
+    w.ask(&room, &id("a"), kick()).await;
+    assert_eq!(w.ask(&room, &id("a"), enter(1, "ann", "{}")).await, Outcome::Gone);
+    assert!(matches!(w.ask(&room, &id("a"), enter(2, "ann", "{}")).await, Outcome::Done { take: 2, .. }));
+    w.ask(&room, &id("a"), leave(2)).await;
+    assert!(matches!(w.ask(&room, &id("a"), enter(2, "ann", "{}")).await, Outcome::Done { .. }), "it left by itself");
+    w.ask(&room, &id("a"), kick()).await;
+    w.pass(61_000).await;
+    w.sweep().await;
+    assert!(matches!(w.ask(&room, &id("a"), enter(2, "ann", "{}")).await, Outcome::Done { .. }), "a minute later");
+}
+
+async fn a_missing_row_is_made_by_a_fresh_take_alone(w: World) {
+    let room = channel("room:1");
+    let ask = Ask::Present { take: 1, fresh: false, limit: 0, keep: Keep::Held, body: body("ann", "{}") };
+    assert_eq!(w.ask(&room, &id("a"), ask.clone()).await, Outcome::Gone);
+    w.ask(&room, &id("a"), enter(1, "ann", "{}")).await;
+    assert!(matches!(w.ask(&room, &id("a"), ask).await, Outcome::Done { .. }));
+    assert_eq!(w.ask(&room, &id("b"), Ask::Release).await, Outcome::Gone);
+}
+
+async fn a_row_that_its_holder_does_not_know_ends_after_its_grace(mut w: World) {
+    let room = channel("room:1");
+    let other = w.another("ib").await;
+    w.ask(&room, &id("a"), enter(1, "ann", "{}")).await;
+    assert_eq!(other.ask(&room, &id("a"), Ask::Release).await, Outcome::Lost);
+    assert!(matches!(w.ask(&room, &id("a"), Ask::Release).await, Outcome::Done { .. }));
+    assert!(matches!(w.row(&room, &id("a")).await.unwrap().stay, Stay::Ending { reason: Reason::Timeout, .. }));
+    w.pass(15_100).await;
+    w.sweep().await;
+    assert_eq!(w.row(&room, &id("a")).await, None);
+}
+
+async fn two_users_never_share_a_connection(w: World) {
+    let room = channel("room:1");
+    w.ask(&room, &id("a"), enter(1, "ann", "{}")).await;
+    assert_eq!(w.ask(&room, &id("a"), enter(2, "ben", "{}")).await, Outcome::Lost);
+    assert_eq!(w.ask(&room, &id("a"), enter(0, "ben", "{}")).await, Outcome::Lost);
+}
+
+async fn the_rows_of_a_dead_instance_end_and_its_writes_are_refused(mut w: World) {
+    let room = channel("room:1");
+    let mut other = w.another("ib").await;
+    let began = w.try_renew(0, true, false).await.unwrap().now;
+    other.ask(&room, &id("a"), enter(1, "ann", "{}")).await;
+    other.ask(&room, &id("b"), enter(1, "ben", "{}")).await;
+    w.ask(&room, &id("b"), Ask::Claim { token_take: 1 }).await;
+    w.pass(9_900).await;
+    w.sweep().await;
+    assert_eq!(w.row(&room, &id("a")).await.unwrap().stay, Stay::Held(other.me.clone()));
+    w.pass(200).await;
+    w.sweep().await;
+    assert!(matches!(w.row(&room, &id("a")).await.unwrap().stay, Stay::Ending { reason: Reason::InstanceLost, .. }));
+    assert_eq!(w.row(&room, &id("b")).await.unwrap().stay, Stay::Held(w.me.clone()), "somebody else took it");
+    let late = Entry { roster: room.clone(), connection: id("a"), ask: enter(1, "ann", "{}") };
+    assert_eq!(other.batch(vec![late]).await, Err(Refusal::Dead));
+    for partition in 0..w.store.partitions() {
+        assert_eq!(other.try_renew(partition, true, false).await, Err(Refusal::Dead));
+    }
+    // Last renewal, two renewals, the grace.
+    w.pass(10_800).await;
+    w.sweep().await;
+    assert!(w.row(&room, &id("a")).await.is_some());
+    w.pass(300).await;
+    w.sweep().await;
+    assert_eq!(w.row(&room, &id("a")).await, None, "{began}");
+    other.me.number += 1;
+    other.epochs.clear();
+    other.register().await;
+    assert!(matches!(other.ask(&room, &id("a"), enter(2, "ann", "{}")).await, Outcome::Done { .. }));
+}
+
+async fn an_instance_that_says_goodbye_is_forgotten(w: World) {
+    let room = channel("room:1");
+    let mut other = w.another("ib").await;
+    other.ask(&room, &id("a"), enter(1, "ann", "{}")).await;
+    let home = w.store.partition_of(&room);
+    other.try_renew(home, true, true).await.unwrap();
+    assert_eq!(w.store.totals().await.unwrap().instances.len(), 2, "it still holds something");
+    other.ask(&room, &id("a"), ending(1, "ann", "{}", 15_000)).await;
+    for partition in 0..w.store.partitions() {
+        other.try_renew(partition, true, true).await.unwrap();
+    }
+    assert_eq!(w.store.totals().await.unwrap().instances.len(), 1);
+}
+
+async fn a_batch_of_another_epoch_is_refused(mut w: World) {
+    let room = channel("room:1");
+    let home = w.store.partition_of(&room);
+    w.epochs.insert(home, Epoch::new("other"));
+    let entry = Entry { roster: room.clone(), connection: id("a"), ask: enter(1, "ann", "{}") };
+    assert_eq!(w.batch(vec![entry]).await, Err(Refusal::Epoch));
+    assert_eq!(w.row(&room, &id("a")).await, None);
+}
+
+async fn a_batch_over_another_link_is_refused(mut w: World) {
+    let room = channel("room:1");
+    let home = w.store.partition_of(&room);
+    w.links.insert(home, 99);
+    let entry = Entry { roster: room.clone(), connection: id("a"), ask: enter(1, "ann", "{}") };
+    assert_eq!(w.batch(vec![entry]).await, Err(Refusal::Link));
+}
+
+async fn an_empty_roster_is_forgotten_after_an_hour_and_goes_on_above_the_floor(mut w: World) {
+    let room = channel("room:1");
+    for take in 1..4 {
+        w.ask(&room, &id("a"), enter(take, "ann", "{}")).await;
+        w.ask(&room, &id("a"), leave(take)).await;
+    }
+    let home = w.store.partition_of(&room);
+    let number = async |w: &World| w.store.numbers(home, std::slice::from_ref(&room)).await.unwrap().numbers[0];
+    w.pass(3_599_000).await;
+    w.sweep().await;
+    assert_eq!(number(&w).await, Some(6));
+    w.pass(2_000).await;
+    w.sweep().await;
+    assert_eq!(number(&w).await, None);
+    w.feed.follow(&room).await.unwrap();
+    w.ask(&room, &id("a"), enter(4, "ann", "{}")).await;
+    assert_eq!(number(&w).await, Some(7));
+    let published = published(&w).await;
+    assert_eq!((published.from, published.to, published.starts), (6, 7, true));
+}
+
+async fn published(w: &World) -> Published {
+    loop {
+        if let FeedEvent::Published(published) = w.event().await {
+            return published;
+        }
+    }
+}
+
+async fn names_come_in_pages(w: World) {
+    for (index, name) in ["room:1", "room:10", "room:2", "zoo", "room/1", "{x}", "日本"].iter().enumerate() {
+        let connection = id(&format!("c{index}"));
+        w.ask(&channel(name), &connection, enter(1, "ann", "{}")).await;
+        w.ask(&RosterKey::User(user("ann")), &connection, enter(1, "ann", "{}")).await;
+    }
+    w.ask(&channel("zoo"), &id("c3"), leave(1)).await;
+    let all = w.store.names(Index::Occupied, "", None, 100).await.unwrap();
+    assert_eq!(all, ["room/1", "room:1", "room:10", "room:2", "{x}", "日本"]);
+    let names = w.store.names(Index::Occupied, "room:", None, 2).await.unwrap();
+    assert_eq!(names, ["room:1", "room:10"]);
+    let names = w.store.names(Index::Occupied, "room:", Some("room:10"), 2).await.unwrap();
+    assert_eq!(names, ["room:2"]);
+    assert_eq!(w.store.names(Index::Online, "", None, 100).await.unwrap(), ["ann"]);
+    assert!(w.store.names(Index::Online, "b", None, 100).await.unwrap().is_empty());
+}
+
+async fn counts_and_totals_are_exact(w: World) {
+    for (room, connection, name) in
+        [("r1", "a", "ann"), ("r1", "b", "ann"), ("r1", "c", "ben"), ("r2", "a", "ann"), ("r2", "c", "ben")]
+    {
+        w.ask(&channel(room), &id(connection), enter(1, name, "{}")).await;
+        w.ask(&RosterKey::User(user(name)), &id(connection), enter(1, name, "{}")).await;
+    }
+    w.ask(&channel("r2"), &id("a"), leave(1)).await;
+    let names = ["r1", "none", "r2"].map(|name| ChannelName::parse(name).unwrap());
+    let counts = w.store.counts(&names).await.unwrap();
+    let occupancies: Vec<(u64, u64, u64)> =
+        counts.iter().map(|c| (c.version.number, c.occupancy.users, c.occupancy.connections)).collect();
+    assert_eq!(occupancies, [(3, 2, 3), (0, 0, 0), (3, 1, 1)]);
+    let totals = w.store.totals().await.unwrap();
+    assert_eq!((totals.users, totals.channels), (2, 2));
+    assert_eq!(totals.instances, [(w.me.clone(), "0.1".into(), 3)]);
+}
+
+async fn people_are_known_with_their_connections_and_when_they_were_last_seen(w: World) {
+    let ann = RosterKey::User(user("ann"));
+    w.ask(&ann, &id("a"), enter(1, "ann", "{}")).await;
+    w.ask(&ann, &id("b"), enter(1, "ann", "{}")).await;
+    let people = w.store.people(&[user("zoe"), user("ann")]).await.unwrap();
+    assert_eq!((people[0].reading.rows.len(), people[0].last_seen), (0, None));
+    assert_eq!((people[1].reading.rows.len(), people[1].last_seen), (2, None));
+    w.ask(&ann, &id("a"), leave(1)).await;
+    w.ask(&ann, &id("b"), leave(1)).await;
+    let people = w.store.people(&[user("ann")]).await.unwrap();
+    assert!(people[0].last_seen.is_some());
+    w.store.forget_user(&user("ann")).await.unwrap();
+    assert_eq!(w.store.people(&[user("ann")]).await.unwrap()[0].last_seen, None);
+}
+
+async fn what_is_frozen_can_be_thawed(w: World) {
+    assert_eq!(w.store.thaw("x").await.unwrap(), None);
+    w.store.freeze("x", "page").await.unwrap();
+    assert_eq!(w.store.thaw("x").await.unwrap().as_deref(), Some("page"));
+}
+
+async fn a_feed_tells_of_what_is_followed_and_of_nothing_else(w: World) {
+    let (one, two) = (channel("one"), channel("two"));
+    w.feed.follow(&one).await.unwrap();
+    w.feed.follow(&one).await.unwrap();
+    w.feed.unfollow(&one);
+    w.ask(&two, &id("a"), enter(1, "ann", "{}")).await;
+    w.ask(&one, &id("a"), enter(1, "ann", "{\"s\":\"é\"}")).await;
+    let heard = published(&w).await;
+    let home = w.store.partition_of(&one);
+    let change = Change::Set {
+        connection: id("a"),
+        user: user("ann"),
+        since: 1_700_000_000_000,
+        changed: 1,
+        payload: "{\"s\":\"é\"}".into(),
+    };
+    let expected = Published {
+        roster: one.clone(),
+        epoch: w.epochs[&home].clone(),
+        from: 0,
+        to: 1,
+        starts: true,
+        occupancy: Occupancy { users: 1, connections: 1 },
+        changes: vec![change],
+    };
+    assert_eq!(heard, expected);
+    w.feed.unfollow(&one);
+    w.feed.follow(&two).await.unwrap();
+    w.feed.follow(&two).await.unwrap();
+    w.ask(&one, &id("b"), enter(1, "ben", "{}")).await;
+    w.ask(&two, &id("a"), kick()).await;
+    let heard = published(&w).await;
+    assert_eq!((heard.roster, heard.from, heard.to, heard.starts), (two, 1, 2, false));
+    assert_eq!(heard.changes, [Change::Remove { connection: id("a"), reason: Reason::Kicked }]);
+    assert_eq!(heard.occupancy, Occupancy::default());
+}
+
+async fn the_held_set_is_read_in_pages(w: World) {
+    let mut expected = std::collections::BTreeSet::new();
+    for index in 0..250 {
+        let (room, connection) = (channel(&format!("r{index}")), id(&format!("c{index}")));
+        w.ask(&room, &connection, enter(1, "ann", "{}")).await;
+        expected.insert((room, connection));
+    }
+    w.ask(&channel("r7"), &id("c7"), ending(1, "ann", "{}", 1_000)).await;
+    expected.remove(&(channel("r7"), id("c7")));
+    let mut found = std::collections::BTreeSet::new();
+    for partition in 0..w.store.partitions() {
+        let mut cursor = None;
+        loop {
+            let (rows, next) = w.store.held(partition, &w.me, cursor, 50).await.unwrap();
+            found.extend(rows);
+            cursor = next;
+            if cursor.is_none() {
+                break;
+            }
+        }
+    }
+    assert_eq!(found, expected);
+}
+
+async fn an_audit_finds_nothing_wrong(mut w: World) {
+    for index in 0..150 {
+        let connection = id(&format!("c{index}"));
+        w.ask(&channel(&format!("r{index}")), &connection, enter(1, "ann", "{}")).await;
+        w.ask(&channel("all"), &connection, enter(1, &format!("u{index}"), "{}")).await;
+    }
+    w.ask(&channel("r1"), &id("c1"), leave(1)).await;
+    w.ask(&channel("r2"), &id("c2"), as_kept(enter(1, "ann", "{}"), Keep::Ending { remaining_ms: 9 })).await;
+    let before = w.store.read(&channel("all")).await.unwrap();
+    for partition in 0..w.store.partitions() {
+        let mut cursor = None;
+        let mut pages = 0;
+        loop {
+            cursor = w.store.audit(partition, cursor).await.unwrap();
+            pages += 1;
+            assert!(pages < 100, "a walk ends");
+            if cursor.is_none() {
+                break;
+            }
+        }
+    }
+    w.renew().await;
+    w.sweep().await;
+    let after = w.store.read(&channel("all")).await.unwrap();
+    assert_eq!((after.number, after.rows.len()), (before.number, 150));
+    assert_eq!(w.row(&channel("r3"), &id("c3")).await.unwrap().stay, Stay::Held(w.me.clone()));
+}
+
+async fn a_batch_tells_each_roster_once(w: World) {
+    let room = channel("room:1");
+    w.feed.follow(&room).await.unwrap();
+    let entry = |connection: &str, ask| Entry { roster: room.clone(), connection: id(connection), ask };
+    let (_, outcomes) = w
+        .batch(vec![
+            entry("a", enter(1, "ann", "1")),
+            entry("b", enter(1, "ann", "2")),
+            entry("a", enter(1, "ann", "3")),
+            entry("b", leave(1)),
+            entry("c", Ask::Claim { token_take: 1 }),
+            entry("d", enter(1, "ben", "4")),
+        ])
+        .await
+        .unwrap();
+    assert_eq!(outcomes[4], Outcome::Gone);
+    let told = published(&w).await;
+    assert_eq!((told.from, told.to, told.changes.len()), (0, 5, 5));
+    assert_eq!(told.occupancy, Occupancy { users: 2, connections: 2 });
+}
