@@ -1,14 +1,166 @@
-//! Builds the service, binds it, runs it and stops it in order.
+//! The roof: builds the service, binds it, runs it, and stops it in order.
 
-use std::error::Error;
+use std::{
+    error::Error,
+    net::{SocketAddr, TcpListener},
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
 
-use crate::config::Settings;
+use actix_web::{App, HttpServer, dev::ServerHandle, middleware::from_fn, web};
+use tokio::{
+    sync::watch,
+    task::JoinHandle,
+    time::{Instant, sleep},
+};
+
+use crate::{
+    auth::{Issuer, ResumeKey, Verifier},
+    config::Settings,
+    core::{self, Core},
+    domain::{partition::Terms, principal::Capabilities},
+    doors::{self, Doors, credentials, gate::Gate, ops, page, request, rest, ws},
+    metrics::Metrics,
+    store::{Feed, Store, memory::Memory, redis::Redis},
+};
+
+/// The version of this program.
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+/// The kernel keeps this much for a socket whose reader is slow; what is more waits in the mirrors, once for all.
+const SEND_BUFFER: usize = 64 * 1024;
+/// Sockets that wait to be accepted.
+const BACKLOG: i32 = 2048;
+/// For requests that are still being answered when the sockets have gone.
+const LAST_REQUESTS_S: u64 = 5;
+
+type Failure = Box<dyn Error + Send + Sync>;
+
+/// A service that is bound and answers. Dropping it leaves it running until the process ends; call [`Application::stop`].
+pub struct Application {
+    address: SocketAddr,
+    scheme: &'static str,
+    core: Arc<Core>,
+    servers: Vec<(ServerHandle, JoinHandle<std::io::Result<()>>)>,
+    drain: watch::Sender<bool>,
+    drain_most: Duration,
+    keys: JoinHandle<()>,
+}
+
+impl Application {
+    /// Builds the service on the sockets that the settings name, and starts it.
+    ///
+    /// # Errors
+    /// What kept it from starting: an address that is taken, a certificate or key that cannot be read, a Redis address that is none.
+    pub async fn start(settings: Settings, is_development: bool) -> Result<Self, Failure> {
+        let metrics = Metrics::new();
+        let instance: Arc<str> = format!("{:016x}", rand::random::<u64>()).into();
+        let (store, feed) = store(&settings, &instance).await?;
+        let core_settings = core::Settings {
+            instance: instance.clone(),
+            version: VERSION.into(),
+            presence: settings.presence.clone(),
+            limits: settings.limits.clone(),
+            namespaces: settings.namespace.clone(),
+            default_can: Arc::new(if is_development { Capabilities::all() } else { Capabilities::default() }),
+        };
+        let core = Core::start(store, feed, core_settings, metrics);
+        let verifier = Arc::new(Verifier::new(&settings.auth, &settings.limits)?);
+        let keys = tokio::spawn(verifier.keep_fresh());
+        let (drain, draining) = watch::channel(false);
+        let doors = web::Data::new(Doors {
+            core: core.clone(),
+            verifier,
+            resume: ResumeKey::new(&settings.auth),
+            issuer: is_development.then(|| Issuer::new(&settings.auth)).flatten(),
+            server: settings.server.clone(),
+            limits: settings.limits.clone(),
+            gate: Gate::new(settings.server.max_connections, settings.limits.connections_per_address),
+            is_development,
+            draining,
+        });
+
+        let listener = listen(settings.server.listen, settings.server.slow_close_ms)?;
+        let address = listener.local_addr()?;
+        let main = {
+            let doors = doors.clone();
+            HttpServer::new(move || {
+                App::new()
+                    .app_data(doors.clone())
+                    .wrap(from_fn(credentials::only_this_machine))
+                    .wrap(from_fn(request::observe))
+                    .configure(ops::routes)
+                    .configure(ws::routes)
+                    .configure(page::routes)
+                    .configure(rest::routes)
+            })
+            .max_connections(settings.server.max_connections)
+            .shutdown_timeout(LAST_REQUESTS_S)
+            .disable_signals()
+        };
+        let tls = settings.server.tls_cert.as_deref().zip(settings.server.tls_key.as_deref());
+        let (main, scheme) = match tls {
+            Some((certificates, key)) => (main.listen_rustls_0_23(listener, tls_config(certificates, key)?)?, "https"),
+            None => (main.listen(listener)?, "http"),
+        };
+        let mut servers = vec![spawn(main.run())];
+        if let Some(ops_listen) = settings.server.ops_listen {
+            let listener = listen(ops_listen, settings.server.slow_close_ms)?;
+            tracing::info!(address = %listener.local_addr()?, "operations are answered here");
+            let ops = HttpServer::new(move || {
+                App::new().app_data(doors.clone()).wrap(from_fn(request::observe)).configure(ops::open_routes)
+            });
+            servers.push(spawn(ops.workers(1).disable_signals().listen(listener)?.run()));
+        }
+        let drain_most = Duration::from_millis(settings.server.drain_ms);
+        tracing::info!(%address, %instance, version = VERSION, "started");
+        Ok(Self { address, scheme, core, servers, drain, drain_most, keys })
+    }
+
+    /// Where it answers.
+    pub fn url(&self) -> String {
+        format!("{}://{}", self.scheme, self.address)
+    }
+
+    /// Stops in order: not ready, every socket told to come back elsewhere and closed by us, what is still to be written written, the lease given
+    /// back, the last requests answered.
+    pub async fn stop(self) {
+        let until = Instant::now() + self.drain_most;
+        tracing::info!("stopping: telling the clients to come back elsewhere");
+        self.drain.send_replace(true);
+        while self.core.metrics().sockets.get() > 0 && Instant::now() < until {
+            sleep(Duration::from_millis(10)).await;
+        }
+        self.core.stop(until.saturating_duration_since(Instant::now()).max(Duration::from_secs(1))).await;
+        self.keys.abort();
+        for (handle, running) in self.servers {
+            handle.stop(true).await;
+            if let Ok(Err(error)) = running.await {
+                tracing::warn!(%error, "a listener ended with an error");
+            }
+        }
+        tracing::info!("stopped");
+    }
+}
 
 /// Serves until the process is told to stop.
 ///
 /// # Errors
 /// What kept the service from starting.
-pub async fn serve(_settings: Settings, _dev: bool) -> Result<(), Box<dyn Error>> {
+pub async fn serve(settings: Settings, is_development: bool) -> Result<(), Failure> {
+    let in_memory = settings.redis.url.is_none();
+    let application = Application::start(settings, is_development).await?;
+    let url = application.url();
+    // The one line that programs read; people see the others.
+    println!("listening on {url}");
+    if in_memory {
+        println!("presence is kept in the memory of this process: one instance; set ROLLCALL__REDIS__URL for several");
+    }
+    if is_development {
+        println!("development mode: open {url}/ in a browser, in several tabs");
+    }
+    told_to_stop().await;
+    application.stop().await;
     Ok(())
 }
 
@@ -16,6 +168,73 @@ pub async fn serve(_settings: Settings, _dev: bool) -> Result<(), Box<dyn Error>
 ///
 /// # Errors
 /// What kept it from being brought there.
-pub async fn migrate(_settings: Settings) -> Result<(), Box<dyn Error>> {
+pub async fn migrate(settings: Settings) -> Result<(), Failure> {
+    if settings.redis.url.is_none() {
+        println!("presence is kept in memory: there is nothing to migrate");
+        return Ok(());
+    }
+    store(&settings, "migrate").await?;
+    println!("the stored form is the one that this version reads");
     Ok(())
+}
+
+async fn store(settings: &Settings, instance: &str) -> Result<(Arc<dyn Store>, Arc<dyn Feed>), Failure> {
+    let presence = &settings.presence;
+    let terms = Terms {
+        renew_ms: presence.instance_renew_ms,
+        lease_ms: presence.instance_lease_ms,
+        settle_ms: presence.settle_ms,
+    };
+    if settings.redis.url.is_none() {
+        tracing::warn!("no Redis is configured: presence is kept in memory, for this one instance");
+        let memory = Arc::new(Memory::new(terms));
+        return Ok((memory.clone(), memory));
+    }
+    let (redis, feed) = Redis::connect(&settings.redis, terms, instance, presence.last_seen_days).await?;
+    Ok((redis, feed))
+}
+
+fn listen(address: SocketAddr, slow_close_ms: u64) -> std::io::Result<TcpListener> {
+    use socket2::{Domain, Protocol, Socket, Type};
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    // Sockets inherit these from the listener.
+    socket.set_send_buffer_size(SEND_BUFFER)?;
+    socket.set_tcp_nodelay(true)?;
+    // A peer that takes nothing is given up by the kernel too, should its last frames be stuck when we have closed.
+    #[cfg(target_os = "linux")]
+    socket.set_tcp_user_timeout(Some(Duration::from_millis(slow_close_ms.saturating_add(10_000))))?;
+    #[cfg(not(target_os = "linux"))]
+    let _ = slow_close_ms;
+    socket.set_nonblocking(true)?;
+    let error =
+        |error: std::io::Error| std::io::Error::new(error.kind(), format!("cannot listen on {address}: {error}"));
+    socket.bind(&address.into()).map_err(error)?;
+    socket.listen(BACKLOG).map_err(error)?;
+    Ok(socket.into())
+}
+
+fn tls_config(certificates: &Path, key: &Path) -> Result<rustls::ServerConfig, Failure> {
+    use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
+    let unreadable = |path: &Path, why: &dyn std::fmt::Display| format!("{} cannot be read: {why}", path.display());
+    let chain = CertificateDer::pem_file_iter(certificates)
+        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+        .map_err(|why| unreadable(certificates, &why))?;
+    let key = PrivateKeyDer::from_pem_file(key).map_err(|why| unreadable(key, &why))?;
+    Ok(rustls::ServerConfig::builder().with_no_client_auth().with_single_cert(chain, key)?)
+}
+
+fn spawn(server: actix_web::dev::Server) -> (ServerHandle, JoinHandle<std::io::Result<()>>) {
+    (server.handle(), tokio::spawn(server))
+}
+
+/// Waits for SIGTERM or SIGINT.
+async fn told_to_stop() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut terminate = signal(SignalKind::terminate()).expect("the process may hear of signals");
+    let mut interrupt = signal(SignalKind::interrupt()).expect("the process may hear of signals");
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
 }

@@ -100,6 +100,8 @@ pub struct Snapshot {
     pub time: u64,
     /// As the native door sends it after a watch: pages without a cause.
     pub encoded: Encoded,
+    /// As the native door sends it again, with its cause.
+    pub encoded_again: Encoded,
 }
 
 /// Why a snapshot is sent again.
@@ -674,6 +676,7 @@ impl State {
             occupancy: self.roll.occupancy(),
             time: wall_now_ms(),
             encoded: Encoded::default(),
+            encoded_again: Encoded::default(),
         });
         self.tracks[index].snapshot = Some(snapshot.clone());
         snapshot

@@ -113,11 +113,6 @@ pub enum Command {
         /// Only what came after this, if that is known.
         since: Option<Version>,
     },
-    /// A fresh token.
-    Refresh {
-        /// What it says.
-        principal: Principal,
-    },
 }
 
 /// What came of a command.
@@ -185,6 +180,7 @@ impl Drop for Watch {
 struct Joined {
     state: Map<String, Value>,
     since: u64,
+    grace_ms: u64,
 }
 
 /// See the module. Dropping a session without [`Session::end`] is a socket that broke.
@@ -257,6 +253,12 @@ impl Session {
         self.principal.expires_at_ms
     }
 
+    /// The shortest grace of the channels it is in, or that of the connection, milliseconds.
+    pub fn shortest_grace_ms(&self) -> u64 {
+        let shortest = self.channels.values().map(|joined| joined.grace_ms).min();
+        shortest.unwrap_or_else(|| self.grace_ms(None, None))
+    }
+
     /// What the session must hear.
     pub fn notices(&self) -> Arc<Notices> {
         self.notices.clone()
@@ -309,7 +311,6 @@ impl Session {
                 self.may_watch(&channel)?;
                 Ok(Reply::Watching(self.watch(channel, level, None, since, wake)))
             }
-            Command::Refresh { principal } => self.refresh(principal).map(|()| Reply::Done),
         }
     }
 
@@ -412,7 +413,8 @@ impl Session {
             let state = serde_json::from_str(shown.state.get()).unwrap_or_default();
             let wait = self.core.ledger.hold(&self.connection, &RosterKey::Channel(channel.clone()), content, 0);
             waits.push((channel.clone(), wait));
-            self.channels.insert(channel, Joined { state, since: shown.since });
+            let joined = Joined { state, since: shown.since, grace_ms: found.grace_ms };
+            self.channels.insert(channel, joined);
         }
         if let Ok(shown) = serde_json::from_str::<Shown>(&row.payload) {
             self.device = shown.device;
@@ -468,20 +470,16 @@ impl Session {
             ));
         }
         let since = self.channels.get(&channel).map_or_else(wall_now_ms, |joined| joined.since);
-        let content = Content {
-            grace_ms: self.grace_ms(grace_ms, Some(&channel)),
-            since,
-            changed: 0,
-            private: "{}".into(),
-            payload: to_json(&self.shown(&state, since)),
-        };
+        let grace_ms = self.grace_ms(grace_ms, Some(&channel));
+        let content =
+            Content { grace_ms, since, changed: 0, private: "{}".into(), payload: to_json(&self.shown(&state, since)) };
         let most = namespace.and_then(|namespace| namespace.max_members);
         let most = most.unwrap_or(self.core.settings.limits.members_per_channel);
         let key = RosterKey::Channel(channel.clone());
         let wait = self.core.ledger.hold(&self.connection, &key, content, most as u64);
         match settled(wait).await {
             Some(Settlement::Done(version)) => {
-                self.channels.insert(channel.clone(), Joined { state, since });
+                self.channels.insert(channel.clone(), Joined { state, since, grace_ms });
                 let watch = watch.map(|level| self.watch(channel.clone(), level, Some(version.clone()), None, wake));
                 Ok(Reply::Changed { channel, version, watch })
             }
@@ -555,7 +553,11 @@ impl Session {
         Watch { channel, mirror, cursor: Cursor::new(level, least, since), wake: wake.clone() }
     }
 
-    fn refresh(&mut self, principal: Principal) -> Result<(), Error> {
+    /// A fresh token for the same user: what it says holds from here on.
+    ///
+    /// # Errors
+    /// [`Code::Conflict`] when it names another user.
+    pub fn refresh(&mut self, principal: Principal) -> Result<(), Error> {
         if principal.user != self.principal.user {
             return Err(Error::new(Code::Conflict, "the fresh token names another user; say hello on a new socket"));
         }

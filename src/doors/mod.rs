@@ -1,7 +1,18 @@
 //! The doors: each translates bytes to commands and events, and decides nothing.
 
+pub mod bucket;
+pub mod credentials;
+pub mod gate;
+pub mod hub;
+pub mod ops;
+pub mod outbox;
+pub mod page;
+pub mod problem;
+pub mod request;
+pub mod rest;
 pub mod settings;
 pub mod wire;
+pub mod ws;
 
 use std::sync::Arc;
 
@@ -25,6 +36,8 @@ pub struct Doors {
     pub server: settings::Server,
     /// Limits.
     pub limits: Limits,
+    /// How many sockets may be open.
+    pub gate: Arc<gate::Gate>,
     /// Development mode: REST asks for no key, foreign hosts are refused.
     pub is_development: bool,
     /// True from the moment that the instance was told to stop.

@@ -6,11 +6,12 @@ use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
 
 use crate::{
-    core::{Device, UserInfo},
+    core::{Count, Device, UserInfo},
     domain::{
         delta::{Connected, Leave},
-        member::{Member, Reason, Status},
+        member::{Member, Occupancy, Reason, Status},
         name::{ChannelName, ConnectionId, UserName},
+        version::Epoch,
     },
 };
 
@@ -92,6 +93,41 @@ impl<'a> From<&'a (Connected, Reason)> for LeaveShape<'a> {
             device: present.shown.device.as_ref(),
             reason: *reason,
             state: &present.shown.state,
+        }
+    }
+}
+
+/// One channel, with its counts.
+#[derive(Debug, Serialize)]
+pub struct ChannelShape<'a> {
+    channel: &'a ChannelName,
+    #[serde(flatten)]
+    count: CountShape<'a>,
+}
+
+impl<'a> ChannelShape<'a> {
+    /// A channel and how many are in it.
+    pub fn new(channel: &'a ChannelName, count: &'a Count) -> Self {
+        Self { channel, count: count.into() }
+    }
+}
+
+/// The counts of a channel at a version.
+#[derive(Debug, Serialize)]
+pub struct CountShape<'a> {
+    epoch: &'a Epoch,
+    version: u64,
+    occupancy: Occupancy,
+    stale: bool,
+}
+
+impl<'a> From<&'a Count> for CountShape<'a> {
+    fn from(count: &'a Count) -> Self {
+        Self {
+            epoch: &count.version.epoch,
+            version: count.version.number,
+            occupancy: count.occupancy,
+            stale: count.stale,
         }
     }
 }

@@ -1,0 +1,138 @@
+//! Channels: which are occupied, and how many are in them.
+
+use std::collections::BTreeMap;
+
+use actix_web::{HttpRequest, HttpResponse, web};
+use serde::{Deserialize, Serialize};
+
+use super::{
+    MOST,
+    body::Body,
+    cursor,
+    etag::Tag,
+    path::Channel,
+    query::{Nothing, Page, Query},
+};
+use crate::{
+    core::{Count, Index},
+    domain::{member::Occupancy, name::ChannelName, principal::Scope, version::Epoch},
+    doors::{Doors, credentials::Caller, problem::Problem},
+};
+
+/// One channel, with its counts.
+#[derive(Debug, Serialize)]
+pub struct ChannelShape<'a> {
+    channel: &'a ChannelName,
+    #[serde(flatten)]
+    count: CountShape<'a>,
+}
+
+/// The counts of a channel at a version.
+#[derive(Debug, Serialize)]
+pub struct CountShape<'a> {
+    epoch: &'a Epoch,
+    version: u64,
+    occupancy: Occupancy,
+    stale: bool,
+}
+
+impl<'a> From<&'a Count> for CountShape<'a> {
+    fn from(count: &'a Count) -> Self {
+        Self {
+            epoch: &count.version.epoch,
+            version: count.version.number,
+            occupancy: count.occupancy,
+            stale: count.stale,
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct Listed<'a> {
+    channel: &'a ChannelName,
+    occupancy: Occupancy,
+}
+
+#[derive(Serialize)]
+struct List<'a> {
+    channels: Vec<Listed<'a>>,
+    next: Option<String>,
+    stale: bool,
+}
+
+pub(super) async fn list(
+    caller: Caller,
+    Query(page): Query<Page>,
+    doors: web::Data<Doors>,
+) -> Result<HttpResponse, Problem> {
+    caller.must(Scope::Read)?;
+    let (limit, after) = (page.limit()?, page.after()?);
+    let (names, next) = names(&doors, Index::Occupied, page.prefix()?, after.as_deref(), limit).await?;
+    let names: Vec<ChannelName> = names.iter().filter_map(|name| ChannelName::parse(name).ok()).collect();
+    let counts = if names.is_empty() { Vec::new() } else { doors.core.counts(&names).await? };
+    let stale = counts.iter().any(|count| count.stale);
+    // Whoever left between the two questions makes no channel of nobody.
+    let there = names.iter().zip(&counts).filter(|(_, count)| count.occupancy.connections > 0);
+    let channels = there.map(|(channel, count)| Listed { channel, occupancy: count.occupancy }).collect();
+    Ok(HttpResponse::Ok().json(List { channels, next, stale }))
+}
+
+/// A page of an index, and the cursor of the next.
+pub(super) async fn names(
+    doors: &Doors,
+    index: Index,
+    prefix: &str,
+    after: Option<&str>,
+    limit: usize,
+) -> Result<(Vec<String>, Option<String>), Problem> {
+    let mut names = doors.core.names(index, prefix, after, limit + 1).await?;
+    let has_more = names.len() > limit;
+    names.truncate(limit);
+    let next = names.last().filter(|_| has_more).map(|last| cursor::after_name(last));
+    Ok((names, next))
+}
+
+pub(super) async fn one(
+    caller: Caller,
+    Channel(channel): Channel,
+    Query(Nothing {}): Query<Nothing>,
+    doors: web::Data<Doors>,
+    req: HttpRequest,
+) -> Result<HttpResponse, Problem> {
+    caller.must_in(Scope::Read, &channel)?;
+    let counts = doors.core.counts(std::slice::from_ref(&channel)).await?;
+    let count = counts.first().expect("every channel that was asked for is answered");
+    let tag = if count.stale { Tag::with(&count.version, b"stale") } else { Tag::of(&count.version) };
+    if let Some(known) = tag.unless_known(&req) {
+        return Ok(known);
+    }
+    Ok(tag.answer(&ChannelShape { channel: &channel, count: count.into() }))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Asked {
+    channels: Vec<ChannelName>,
+}
+
+#[derive(Serialize)]
+struct Answered<'a> {
+    channels: BTreeMap<&'a ChannelName, CountShape<'a>>,
+}
+
+pub(super) async fn query(
+    caller: Caller,
+    Query(Nothing {}): Query<Nothing>,
+    Body(Asked { channels }): Body<Asked>,
+    doors: web::Data<Doors>,
+) -> Result<HttpResponse, Problem> {
+    if channels.len() > MOST {
+        return Err(Problem::bad_request(format!("the body: `channels` has at most {MOST} names")));
+    }
+    for channel in &channels {
+        caller.must_in(Scope::Read, channel)?;
+    }
+    let counts = if channels.is_empty() { Vec::new() } else { doors.core.counts(&channels).await? };
+    let channels = channels.iter().zip(counts.iter().map(CountShape::from)).collect();
+    Ok(HttpResponse::Ok().json(Answered { channels }))
+}

@@ -1,0 +1,62 @@
+//! REST: the facts asked, and presence on somebody's behalf, for app servers.
+
+mod body;
+mod channels;
+mod cursor;
+mod development;
+mod etag;
+mod members;
+mod path;
+mod query;
+pub(super) mod stats;
+mod users;
+
+use actix_web::{HttpResponse, Resource, Route, guard, http::Method, web};
+
+use super::problem::Problem;
+use crate::core::Code;
+
+/// How many entries a page has where nothing is said.
+const PAGE: usize = 100;
+/// How many it has at most, and how many names a query.
+const MOST: usize = 1_000;
+
+pub(super) const GET: &[Method] = &[Method::GET, Method::HEAD];
+const PUT_DELETE: &[Method] = &[Method::PUT, Method::DELETE];
+const GET_DELETE: &[Method] = &[Method::GET, Method::HEAD, Method::DELETE];
+
+/// Every route of REST, and the answer where there is none.
+pub fn routes(cfg: &mut web::ServiceConfig) {
+    // `query` is a fine name for a channel or a user, so only POST finds these.
+    cfg.service(web::resource("/v1/channels/query").guard(guard::Post()).to(channels::query))
+        .service(web::resource("/v1/users/query").guard(guard::Post()).to(users::query))
+        .service(resource("/v1/channels", GET).route(get().to(channels::list)))
+        .service(resource("/v1/channels/{channel}", GET).route(get().to(channels::one)))
+        .service(resource("/v1/channels/{channel}/members", GET).route(get().to(members::list)))
+        .service(
+            resource("/v1/channels/{channel}/members/{user}", PUT_DELETE)
+                .route(web::put().to(members::put))
+                .route(web::delete().to(members::delete)),
+        )
+        .service(resource("/v1/users", GET).route(get().to(users::list)))
+        .service(
+            resource("/v1/users/{user}", GET_DELETE).route(get().to(users::one)).route(web::delete().to(users::forget)),
+        )
+        .service(resource("/v1/stats", GET).route(get().to(stats::with_key)))
+        .service(resource("/dev/token", GET).route(get().to(development::token)))
+        .default_service(web::to(no_such_route));
+}
+
+/// A resource that tells other methods which are right.
+pub(super) fn resource(path: &str, allow: &'static [Method]) -> Resource {
+    web::resource(path).default_service(web::to(move || async move { Err::<HttpResponse, _>(Problem::method(allow)) }))
+}
+
+/// A route for GET, and for HEAD as HTTP has it: the same without the body.
+pub(super) fn get() -> Route {
+    web::route().guard(guard::Any(guard::Get()).or(guard::Head()))
+}
+
+pub(super) async fn no_such_route() -> Result<HttpResponse, Problem> {
+    Err(Problem::new(Code::NotFound, "there is no such route; /openapi.yaml lists them all"))
+}

@@ -1,0 +1,38 @@
+//! What `get` answers: the bodies of REST.
+
+use std::collections::BTreeMap;
+
+use serde_json::value::{RawValue, to_raw_value};
+
+use crate::{
+    core::{Error, Session},
+    domain::name::{ChannelName, UserName},
+    doors::{
+        Doors,
+        wire::{ChannelShape, UserStatusShape},
+    },
+};
+
+/// The body of `GET /v1/channels/{channel}`.
+///
+/// # Errors
+/// Not allowed, or not available.
+pub async fn channel(doors: &Doors, session: &Session, channel: &ChannelName) -> Result<Box<RawValue>, Error> {
+    session.may_watch(channel)?;
+    let counts = doors.core.counts(std::slice::from_ref(channel)).await?;
+    let count = counts.first().expect("every channel that was asked for is answered");
+    Ok(to_raw_value(&ChannelShape::new(channel, count)).expect("counts are JSON"))
+}
+
+/// The body of `POST /v1/users/query`.
+///
+/// # Errors
+/// Not allowed for one of them, or not available.
+pub async fn users(doors: &Doors, session: &Session, users: &[UserName]) -> Result<Box<RawValue>, Error> {
+    for user in users {
+        session.may_see(user)?;
+    }
+    let infos = doors.core.users(users).await?;
+    let by_name: BTreeMap<&UserName, UserStatusShape> = infos.iter().map(|info| (&info.user, info.into())).collect();
+    Ok(to_raw_value(&serde_json::json!({ "users": by_name })).expect("statuses are JSON"))
+}

@@ -1,0 +1,67 @@
+//! The native door: `GET /v1/ws`, subprotocol `rollcall.v1`.
+
+mod answers;
+mod socket;
+mod transport;
+pub mod wire;
+
+use actix_web::{
+    HttpRequest, HttpResponse,
+    http::{StatusCode, header},
+    web,
+};
+use tracing::Instrument as _;
+
+use self::socket::Socket;
+use super::{Doors, credentials, gate::Crowded, problem::Problem, rest};
+use crate::core::{Code, Error};
+
+/// The subprotocol that a client must offer.
+pub const PROTOCOL: &str = "rollcall.v1";
+
+/// Adds the route.
+pub fn routes(cfg: &mut web::ServiceConfig) {
+    cfg.service(rest::resource("/v1/ws", rest::GET).route(web::get().to(open)));
+}
+
+/// Everything that can be refused with a status is refused before the upgrade; the token comes in the first frame.
+async fn open(request: HttpRequest, body: web::Payload, doors: web::Data<Doors>) -> Result<HttpResponse, Problem> {
+    if !credentials::origin_is_allowed(request.head(), &doors.server) {
+        return Err(Problem::new(Code::Forbidden, "this origin is not among server.allowed_origins"));
+    }
+    if *doors.draining.borrow() {
+        return Err(Error::unavailable("this instance stops").into());
+    }
+    if !offers(&request, PROTOCOL) {
+        let detail = format!("this is a WebSocket: upgrade, and offer the subprotocol `{PROTOCOL}`");
+        return Err(Problem::bad_request(detail));
+    }
+    // A page's script cannot send the header, so a browser that does was led to.
+    let header_token = credentials::bearer(request.head()).map(str::to_owned);
+    if header_token.is_some() && request.headers().contains_key(header::ORIGIN) {
+        return Err(Problem::bad_request("with an Origin the token comes in the hello, not in a header"));
+    }
+    let address = credentials::client_address(&request, &doors.server);
+    let permit = doors.gate.enter(address).map_err(|crowded| match crowded {
+        Crowded::Instance => Problem::from(Error::unavailable("this instance has as many sockets as it may have")),
+        Crowded::Address => Problem::new(Code::RateLimited, "this address has as many sockets as it may have"),
+    })?;
+    let accepted = transport::accept(&request, body, PROTOCOL, doors.limits.frame_bytes);
+    let (response, receiver, sender) =
+        accepted.map_err(|refused| Problem::of_http(StatusCode::BAD_REQUEST, refused.to_string()))?;
+    let socket = Socket::new(doors, sender, header_token);
+    let span = tracing::debug_span!("socket", connection = tracing::field::Empty);
+    actix_web::rt::spawn(
+        async move {
+            socket.run(receiver).await;
+            drop(permit);
+        }
+        .instrument(span),
+    );
+    Ok(response)
+}
+
+fn offers(request: &HttpRequest, protocol: &str) -> bool {
+    let offered = request.headers().get_all(header::SEC_WEBSOCKET_PROTOCOL);
+    offered.filter_map(|line| line.to_str().ok()).flat_map(|line| line.split(',')).any(|one| one.trim() == protocol)
+}

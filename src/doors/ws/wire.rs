@@ -1,0 +1,493 @@
+//! The native protocol's frames: what clients send, what they get. `docs/protocol.md` is the manual.
+
+use bytes::Bytes;
+use serde::{Deserialize, Deserializer, Serialize, de::DeserializeOwned};
+use serde_json::{Map, Value};
+
+use crate::{
+    core::{Cause, Code, Error, Frame, Lists, Snapshot, Whole},
+    domain::{
+        level::Level,
+        member::{Occupancy, Reason},
+        name::{ChannelName, ConnectionId, UserName},
+        settings::MAX_GRACE_MS,
+        version::{Epoch, Version},
+    },
+    doors::wire::{LeaveShape, MemberShape},
+};
+
+/// The greatest id of a frame: 2^53 - 1, the greatest integer that every JSON reader keeps.
+const MAX_ID: u64 = (1 << 53) - 1;
+/// A page of a snapshot closes when it has this many bytes, or entries.
+const PAGE_BYTES: usize = 16 * 1024;
+const PAGE_ENTRIES: usize = 500;
+/// As many users may be asked for at once.
+const MOST_USERS: usize = 1_000;
+/// The longest name of a device, bytes.
+const DEVICE_BYTES: usize = 64;
+
+/// What a client asks for.
+#[derive(Debug)]
+pub enum Request {
+    /// The introduction.
+    Hello { token: Option<String>, resume: Option<String>, device: Option<String>, present: bool },
+    /// Be present in a channel.
+    Join { channel: ChannelName, state: Map<String, Value>, watch: Option<Level>, grace_ms: Option<u64> },
+    /// Not be present any more.
+    Leave { channel: ChannelName },
+    /// Merge patch of the state.
+    Update { channel: ChannelName, patch: Map<String, Value> },
+    /// Be told about changes.
+    Watch { channel: ChannelName, level: Level, since: Option<Version> },
+    /// Not be told any more.
+    Unwatch { channel: ChannelName },
+    /// Ask about a channel.
+    GetChannel { channel: ChannelName },
+    /// Ask about users.
+    GetUsers { users: Vec<UserName> },
+    /// A fresh token.
+    Refresh { token: String },
+    /// Is somebody there?
+    Ping,
+    /// Goodbye.
+    Bye,
+}
+
+/// Why a text is no request.
+#[derive(Debug)]
+pub enum Fault {
+    /// It is not JSON: the client does not speak the protocol.
+    NotJson,
+    /// It is JSON and cannot be carried out; the socket stays.
+    Refused(Option<u64>, Error),
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct HelloShape {
+    token: Option<String>,
+    resume: Option<String>,
+    device: Option<String>,
+    #[serde(default = "yes")]
+    present: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct JoinShape {
+    channel: Channel,
+    #[serde(default)]
+    state: Map<String, Value>,
+    #[serde(default)]
+    watch: bool,
+    level: Option<Level>,
+    grace_ms: Option<u64>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct UpdateShape {
+    channel: Channel,
+    state: Map<String, Value>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WatchShape {
+    channel: Channel,
+    #[serde(default)]
+    level: Level,
+    since: Option<SinceShape>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SinceShape {
+    epoch: String,
+    version: u64,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ChannelShape {
+    channel: Channel,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct GetShape {
+    channel: Option<Channel>,
+    users: Option<Vec<UserName>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RefreshShape {
+    token: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct NothingShape {}
+
+/// A channel name whose refusal says which field it was.
+struct Channel(ChannelName);
+
+impl<'de> Deserialize<'de> for Channel {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let name = ChannelName::parse(&text);
+        name.map(Self).map_err(|why| serde::de::Error::custom(format!("`channel` is not a channel name: {why}")))
+    }
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// Reads a frame: the id, if it has one, and the request.
+///
+/// # Errors
+/// [`Fault`] says whether the socket stays.
+pub fn read(text: &str) -> Result<(Option<u64>, Request), Fault> {
+    let refuse = |id, code, message: String| Fault::Refused(id, Error::new(code, message));
+    let value: Value = serde_json::from_str(text).map_err(|error| match error.to_string() {
+        why if why.starts_with("recursion limit") => {
+            refuse(None, Code::BadRequest, "the frame is nested too deeply; 127 levels are read".into())
+        }
+        _ => Fault::NotJson,
+    })?;
+    let Value::Object(mut object) = value else {
+        return Err(refuse(None, Code::BadRequest, "a frame is a JSON object with `op`".into()));
+    };
+    let id = match object.remove("id") {
+        None => None,
+        Some(id) => match id.as_u64().filter(|id| *id <= MAX_ID) {
+            Some(id) => Some(id),
+            None => {
+                let message = format!("`id` is an integer from 0 to {MAX_ID}");
+                return Err(refuse(None, Code::BadRequest, message));
+            }
+        },
+    };
+    let op = match object.remove("op") {
+        Some(Value::String(op)) => op,
+        _ => return Err(refuse(id, Code::BadRequest, "`op` is missing; it is a text such as \"join\"".into())),
+    };
+    let bad = |message: String| refuse(id, Code::BadRequest, message);
+    let request = match op.as_str() {
+        "hello" => {
+            let HelloShape { token, resume, device, present } = shape(object).map_err(bad)?;
+            if id.is_none() {
+                return Err(bad("`hello` needs an `id`".into()));
+            }
+            let long = |device: &String| device.len() > DEVICE_BYTES || device.chars().any(char::is_control);
+            if device.as_ref().is_some_and(long) {
+                return Err(bad(format!("`device` has at most {DEVICE_BYTES} bytes and no control characters")));
+            }
+            Request::Hello { token, resume, device, present }
+        }
+        "join" => {
+            let JoinShape { channel, state, watch, level, grace_ms } = shape(object).map_err(bad)?;
+            if grace_ms.is_some_and(|grace| grace > MAX_GRACE_MS) {
+                return Err(bad(format!("`grace_ms` is at most {MAX_GRACE_MS}")));
+            }
+            if level.is_some() && !watch {
+                return Err(bad("`level` belongs to a watch; add \"watch\":true".into()));
+            }
+            Request::Join { channel: channel.0, state, watch: watch.then(|| level.unwrap_or_default()), grace_ms }
+        }
+        "leave" => Request::Leave { channel: shape::<ChannelShape>(object).map_err(bad)?.channel.0 },
+        "update" => {
+            let UpdateShape { channel, state } = shape(object).map_err(bad)?;
+            Request::Update { channel: channel.0, patch: state }
+        }
+        "watch" => {
+            let WatchShape { channel, level, since } = shape(object).map_err(bad)?;
+            let since = since.map(|since| Version { epoch: Epoch::new(&since.epoch), number: since.version });
+            Request::Watch { channel: channel.0, level, since }
+        }
+        "unwatch" => Request::Unwatch { channel: shape::<ChannelShape>(object).map_err(bad)?.channel.0 },
+        "get" => match shape(object).map_err(bad)? {
+            GetShape { channel: Some(channel), users: None } => Request::GetChannel { channel: channel.0 },
+            GetShape { channel: None, users: Some(users) } if users.len() > MOST_USERS => {
+                return Err(refuse(id, Code::TooLarge, format!("`users` has at most {MOST_USERS} names")));
+            }
+            GetShape { channel: None, users: Some(users) } => Request::GetUsers { users },
+            _ => return Err(bad("`get` asks for one `channel` or for `users`".into())),
+        },
+        "refresh" => Request::Refresh { token: shape::<RefreshShape>(object).map_err(bad)?.token },
+        "ping" => shape::<NothingShape>(object).map(|_| Request::Ping).map_err(bad)?,
+        "bye" => shape::<NothingShape>(object).map(|_| Request::Bye).map_err(bad)?,
+        _ => {
+            let shown: String = op.chars().take(32).collect();
+            let message =
+                format!("there is no operation `{shown}`; `features` of the hello's answer lists what there is");
+            return Err(refuse(id, Code::UnknownOp, message));
+        }
+    };
+    Ok((id, request))
+}
+
+fn shape<T: DeserializeOwned>(object: Map<String, Value>) -> Result<T, String> {
+    serde_json::from_value(Value::Object(object)).map_err(|error| error.to_string())
+}
+
+/// The answer to an operation that was carried out.
+pub fn ok(id: u64, body: &impl Serialize) -> Bytes {
+    #[derive(Serialize)]
+    struct Shape<'a, T> {
+        id: u64,
+        ok: &'a T,
+    }
+    encode(&Shape { id, ok: body })
+}
+
+/// The answer to one that was not.
+pub fn error(id: Option<u64>, error: &Error) -> Bytes {
+    #[derive(Serialize)]
+    struct Shape<'a> {
+        id: Option<u64>,
+        error: Inner<'a>,
+    }
+    #[derive(Serialize)]
+    struct Inner<'a> {
+        code: Code,
+        message: &'a str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        retry_after_ms: Option<u64>,
+    }
+    let Error { code, message, retry_after_ms } = error;
+    encode(&Shape { id, error: Inner { code: *code, message, retry_after_ms: *retry_after_ms } })
+}
+
+/// What a client has to know.
+#[derive(Debug, Serialize)]
+pub struct WelcomeShape<'a> {
+    /// The connection's id.
+    pub connection: &'a ConnectionId,
+    /// Who is present; null for one who only watches.
+    pub user: Option<&'a UserName>,
+    /// Whether the connection from before goes on.
+    pub resumed: bool,
+    /// Where it is.
+    pub channels: &'a [ChannelName],
+    /// The token for the next resume; missing for one who only watches.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub resume: Option<String>,
+    /// After this much silence the server pings, milliseconds.
+    pub ping_ms: u64,
+    /// For how long the connection keeps its place without a socket, milliseconds.
+    pub grace_ms: u64,
+    /// Unix milliseconds.
+    pub server_time: u64,
+    /// What one connection may use up.
+    pub limits: LimitsShape,
+    /// What this server can do.
+    pub features: &'static [&'static str],
+}
+
+/// Limits as clients see them.
+#[derive(Debug, Serialize)]
+pub struct LimitsShape {
+    /// Bytes of a frame.
+    pub frame_bytes: usize,
+    /// Bytes of a state.
+    pub state_bytes: usize,
+    /// Channels that a connection may join, and as many again that it may watch.
+    pub channels_per_connection: usize,
+    /// Operations in a second, lastingly.
+    pub operations_per_second: u32,
+}
+
+/// Where a roster is after an operation.
+#[derive(Debug, Serialize)]
+pub struct VersionShape<'a> {
+    channel: &'a ChannelName,
+    epoch: &'a Epoch,
+    version: u64,
+}
+
+impl<'a> VersionShape<'a> {
+    /// The channel at the version.
+    pub fn new(channel: &'a ChannelName, version: &'a Version) -> Self {
+        Self { channel, epoch: &version.epoch, version: version.number }
+    }
+}
+
+/// The shapes of events.
+#[derive(Serialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+enum Event<'a> {
+    Snapshot {
+        channel: &'a ChannelName,
+        level: Level,
+        epoch: &'a Epoch,
+        version: u64,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        members: Option<Vec<&'a serde_json::value::RawValue>>,
+        occupancy: Occupancy,
+        more: bool,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        cause: Option<&'static str>,
+        time: u64,
+    },
+    Delta {
+        channel: &'a ChannelName,
+        epoch: &'a Epoch,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        from_epoch: Option<&'a Epoch>,
+        from: u64,
+        to: u64,
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        join: Vec<MemberShape<'a>>,
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        update: Vec<MemberShape<'a>>,
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        leave: Vec<LeaveShape<'a>>,
+        occupancy: Occupancy,
+        time: u64,
+    },
+    Left {
+        channel: &'a ChannelName,
+        reason: Reason,
+    },
+    Reconnect {
+        after_ms: u64,
+    },
+}
+
+/// A change.
+pub fn delta(channel: &ChannelName, frame: &Frame) -> Bytes {
+    let (join, update, leave) = match &frame.lists {
+        Lists::Users(delta) => (
+            delta.join.iter().map(MemberShape::from).collect(),
+            delta.update.iter().map(MemberShape::from).collect(),
+            delta.leave.iter().map(LeaveShape::from).collect(),
+        ),
+        Lists::Connections(delta) => (
+            delta.join.iter().map(MemberShape::from).collect(),
+            delta.update.iter().map(MemberShape::from).collect(),
+            delta.leave.iter().map(LeaveShape::from).collect(),
+        ),
+        Lists::Occupancy => (Vec::new(), Vec::new(), Vec::new()),
+    };
+    encode(&Event::Delta {
+        channel,
+        epoch: &frame.to.epoch,
+        from_epoch: (frame.from.epoch != frame.to.epoch).then_some(&frame.from.epoch),
+        from: frame.from.number,
+        to: frame.to.number,
+        join,
+        update,
+        leave,
+        occupancy: frame.occupancy,
+        time: frame.time,
+    })
+}
+
+/// The whole, in pages of one version.
+pub fn snapshot(channel: &ChannelName, snapshot: &Snapshot, cause: Option<Cause>) -> Vec<Bytes> {
+    let (level, entries) = match &snapshot.whole {
+        Whole::Users(members) => (Level::Users, Some(entries(members))),
+        Whole::Connections(connections) => (Level::Connections, Some(entries(connections))),
+        Whole::Occupancy => (Level::Occupancy, None),
+    };
+    let page = |members: Option<&[Box<serde_json::value::RawValue>]>, more| {
+        encode(&Event::Snapshot {
+            channel,
+            level,
+            epoch: &snapshot.version.epoch,
+            version: snapshot.version.number,
+            members: members.map(|members| members.iter().map(AsRef::as_ref).collect()),
+            occupancy: snapshot.occupancy,
+            more,
+            cause: cause.map(Cause::as_str),
+            time: snapshot.time,
+        })
+    };
+    let Some(entries) = entries else { return vec![page(None, false)] };
+    let mut pages = Vec::new();
+    let (mut start, mut bytes) = (0, 0);
+    for (at, entry) in entries.iter().enumerate() {
+        bytes += entry.get().len() + 1;
+        if at > start && (bytes > PAGE_BYTES || at - start == PAGE_ENTRIES) {
+            pages.push(page(Some(&entries[start..at]), true));
+            (start, bytes) = (at, entry.get().len());
+        }
+    }
+    pages.push(page(Some(&entries[start..]), false));
+    pages
+}
+
+fn entries<'a, T>(list: &'a [T]) -> Vec<Box<serde_json::value::RawValue>>
+where
+    MemberShape<'a>: From<&'a T>,
+{
+    let entry = |one| serde_json::value::to_raw_value(&MemberShape::from(one)).expect("a member is JSON");
+    list.iter().map(entry).collect()
+}
+
+/// Somebody took the connection out of a channel.
+pub fn left(channel: &ChannelName, reason: Reason) -> Bytes {
+    encode(&Event::Left { channel, reason })
+}
+
+/// The instance stops: come back after this.
+pub fn reconnect(after_ms: u64) -> Bytes {
+    encode(&Event::Reconnect { after_ms })
+}
+
+fn encode(frame: &impl Serialize) -> Bytes {
+    serde_json::to_vec(frame).expect("frames are JSON").into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(text: &str) -> (Option<u64>, Code, String) {
+        match read(text) {
+            Err(Fault::Refused(id, error)) => (id, error.code, error.message),
+            other => panic!("{text}: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn unknown_fields_are_named_and_unknown_operations_too() {
+        let (id, code, message) = refused(r#"{"id":1,"op":"leave","channel":"a","chanel":"b"}"#);
+        assert_eq!((id, code), (Some(1), Code::BadRequest));
+        assert!(message.contains("`chanel`"), "{message}");
+        let (_, code, message) = refused(r#"{"id":1,"op":"fly"}"#);
+        assert_eq!(code, Code::UnknownOp);
+        assert!(message.contains("`fly`"), "{message}");
+    }
+
+    #[test]
+    fn ids_are_integers_that_every_reader_keeps() {
+        assert!(matches!(read(r#"{"id":9007199254740991,"op":"ping"}"#), Ok((Some(MAX_ID), Request::Ping))));
+        for id in ["9007199254740992", "-1", "1.5", "\"1\"", "null", "[]"] {
+            let (id, code, _) = refused(&format!(r#"{{"id":{id},"op":"ping"}}"#));
+            assert_eq!((id, code), (None, Code::BadRequest));
+        }
+    }
+
+    #[test]
+    fn what_is_not_json_is_told_from_what_is_refused() {
+        for text in ["", "hello", "{\"op\":", "{'op':1}", "{}x"] {
+            assert!(matches!(read(text), Err(Fault::NotJson)), "{text}");
+        }
+        assert_eq!(refused("[1]").1, Code::BadRequest);
+        assert_eq!(refused("{}").1, Code::BadRequest);
+        let deep = format!(r#"{{"id":1,"op":"join","channel":"a","state":{}1{}}}"#, "[".repeat(500), "]".repeat(500));
+        assert_eq!(refused(&deep).1, Code::BadRequest);
+    }
+
+    #[test]
+    fn a_channel_that_is_no_name_is_refused_with_the_rule() {
+        let long = "a".repeat(256);
+        let (_, code, message) = refused(&format!(r#"{{"id":1,"op":"join","channel":"{long}"}}"#));
+        assert_eq!(code, Code::BadRequest);
+        assert!(message.contains("255"), "{message}");
+    }
+}

@@ -1,0 +1,348 @@
+// Clicks through the page as a visitor would, against a real server.
+
+import assert from "node:assert/strict";
+import { after, afterEach, before, test } from "node:test";
+
+import { eventually, startBrowser, startServer } from "./harness.js";
+
+const GRACE_MS = 5000;
+const LIMIT = { timeout: 60_000 };
+
+let server;
+let browser;
+let contexts = [];
+let complaints = [];
+let rooms = 0;
+
+before(async () => {
+  server = await startServer({ ROLLCALL__PRESENCE__GRACE_MS: String(GRACE_MS) });
+  browser = await startBrowser();
+}, LIMIT);
+
+after(async () => {
+  await browser?.close();
+  await server?.stop();
+}, LIMIT);
+
+afterEach(async () => {
+  await Promise.all(contexts.map((context) => context.close()));
+  const found = complaints;
+  [contexts, complaints] = [[], []];
+  assert.deepEqual(found, [], "the browser has nothing to complain about");
+});
+
+/** A visitor with a page on the channel. Errors in its console fail the test. */
+async function visit(channel, { options = {}, prepare } = {}) {
+  const context = await browser.newContext(options);
+  contexts.push(context);
+  const page = await context.newPage();
+  page.setDefaultTimeout(10_000);
+  page.on("pageerror", (error) => complaints.push(String(error)));
+  page.on("console", (message) => message.type() === "error" && complaints.push(message.text()));
+  page.on("dialog", (dialog) => {
+    complaints.push(`a dialog: ${dialog.message()}`);
+    dialog.dismiss();
+  });
+  page.on("request", (request) => {
+    if (!request.url().startsWith(server.address)) complaints.push(`asked elsewhere: ${request.url()}`);
+  });
+  await prepare?.(page);
+  await page.goto(`${server.address}/#${encodeURIComponent(channel)}`);
+  return page;
+}
+
+const room = () => `room:browser-${process.pid}-${++rooms}`;
+const press = (page, name, what) => page.getByRole("button", { name: `${name}: ${what}`, exact: true }).click();
+const card = (page, place) => page.locator(".person").nth(place);
+const texts = (page, selector) => page.locator(selector).allTextContents();
+const members = (page) => texts(page, ".who-name");
+const log = async (page) => (await texts(page, ".entry .text")).reverse();
+const counts = async (page) => [await page.locator("#users").textContent(), await page.locator("#connections").textContent()].map(Number);
+const live = (page) => eventually("the page is live", () => page.locator("#live-text").textContent(), "live");
+const shows = (page, people, users, connections) =>
+  eventually("who is here", async () => [await members(page), await counts(page)], [people, [users, connections]]);
+
+/** What the server itself says about the channel. */
+async function asked(channel) {
+  const response = await fetch(`${server.address}/v1/channels/${encodeURIComponent(channel)}/members`);
+  assert.equal(response.status, 200);
+  const body = await response.json();
+  return { people: body.members.map((member) => member.user), occupancy: body.occupancy, version: body.version };
+}
+
+test("the page comes with a policy that allows it nothing but itself and this server", LIMIT, async () => {
+  const response = await fetch(server.address);
+  assert.equal(response.status, 200);
+  const policy = response.headers.get("content-security-policy");
+  const { host } = new URL(server.address);
+  assert.match(policy, /default-src 'none'/);
+  assert.match(policy, /frame-ancestors 'none'/);
+  assert.ok(policy.includes(`connect-src 'self' ws://${host} wss://${host};`), policy);
+  assert.ok(!policy.includes("unsafe"), policy);
+  assert.equal(response.headers.get("x-content-type-options"), "nosniff");
+  assert.equal(response.headers.get("referrer-policy"), "no-referrer");
+  const again = await fetch(server.address, { headers: { "if-none-match": response.headers.get("etag") } });
+  assert.equal(again.status, 304);
+});
+
+test("three people are switched on and off one by one, and everybody who watches sees and counts them", LIMIT, async () => {
+  const channel = room();
+  const page = await visit(channel);
+  const other = await visit(channel);
+  await Promise.all([live(page), live(other)]);
+  await shows(page, [], 0, 0);
+  const here = [];
+  for (const name of ["Ann", "Ben", "Zoe"]) {
+    await press(page, name, "present");
+    here.push(name);
+    for (const view of [page, other]) await shows(view, here, here.length, here.length);
+  }
+  const { people, occupancy } = await asked(channel);
+  assert.deepEqual(people, here);
+  assert.deepEqual(occupancy, { users: 3, connections: 3 });
+  assert.equal(await page.getByRole("button", { name: "Ann: present" }).getAttribute("aria-pressed"), "true");
+
+  await press(page, "Ben", "present");
+  for (const view of [page, other]) await shows(view, ["Ann", "Zoe"], 2, 2);
+  await press(page, "Zoe", "leave");
+  for (const view of [page, other]) {
+    await shows(view, ["Ann"], 1, 1);
+    const lines = await log(view);
+    assert.deepEqual(lines.filter((line) => /joined|left/.test(line)), ["Ann joined", "Ben joined", "Zoe joined", "Ben left (left)", "Zoe left (left)"]);
+  }
+});
+
+test("a mood is one update, and pressing it again takes it away", LIMIT, async () => {
+  const channel = room();
+  const page = await visit(channel);
+  await live(page);
+  await press(page, "Ann", "present");
+  await shows(page, ["Ann"], 1, 1);
+  const busy = card(page, 0).getByRole("button", { name: "busy" });
+  await busy.click();
+  await eventually("the mood is shown", () => texts(page, ".who-state"), ["busy"]);
+  assert.equal(await busy.getAttribute("aria-pressed"), "true");
+  await busy.click();
+  await eventually("the mood is gone", () => texts(page, ".who-state"), [""]);
+  assert.deepEqual((await log(page)).filter((line) => !line.includes("here")), ["Ann joined", "Ann is now busy", "Ann is now without a mood"]);
+});
+
+test("a dropped connection comes back in its grace, and no watcher hears of it", LIMIT, async () => {
+  const channel = room();
+  const page = await visit(channel);
+  const other = await visit(channel);
+  await Promise.all([live(page), live(other)]);
+  await press(page, "Ann", "present");
+  await press(page, "Zoe", "present");
+  await eventually("both are here", async () => (await members(other)).sort(), ["Ann", "Zoe"]);
+  const { version } = await asked(channel);
+
+  await press(page, "Zoe", "drop the connection");
+  await eventually("the countdown runs", async () => /kept for [1-4] s/.test(await card(page, 2).locator(".note").textContent()), true);
+  assert.equal((await asked(channel)).occupancy.users, 2);
+  await press(page, "Zoe", "come back");
+  await eventually("resumed", () => card(page, 2).locator(".note").textContent(), "Back by resume. Nobody noticed.");
+  assert.equal((await asked(channel)).version, version);
+
+  // What comes after it in the same channel shows that nothing was on its way.
+  await card(page, 0).getByRole("button", { name: "free" }).click();
+  await eventually("the next event", async () => (await log(other)).at(-1), "Ann is now free");
+  const lines = await log(other);
+  assert.equal(lines.filter((line) => line.includes("Zoe")).length, 1, lines.join("\n"));
+  assert.equal((await asked(channel)).version, version + 1);
+});
+
+test("a dropped connection that stays away leaves once, with the reason timeout", LIMIT, async () => {
+  const page = await visit(room());
+  await live(page);
+  await press(page, "Ben", "present");
+  await shows(page, ["Ben"], 1, 1);
+  await press(page, "Ben", "drop the connection");
+  await shows(page, [], 0, 0);
+  assert.deepEqual((await log(page)).filter((line) => line.startsWith("Ben left")), ["Ben left (timeout)"]);
+  await eventually("the switch is off", () => page.getByRole("button", { name: "Ben: present" }).getAttribute("aria-pressed"), "false");
+  await press(page, "Ben", "present");
+  await shows(page, ["Ben"], 1, 1);
+});
+
+test("leaving during the grace is a leave at once", LIMIT, async () => {
+  const page = await visit(room());
+  await live(page);
+  await press(page, "Ann", "present");
+  await shows(page, ["Ann"], 1, 1);
+  await press(page, "Ann", "drop the connection");
+  await press(page, "Ann", "leave");
+  await shows(page, [], 0, 0);
+  assert.equal((await log(page)).at(-1), "Ann left (left)");
+});
+
+test("the same name in a second tab is one person on two connections", LIMIT, async () => {
+  const channel = room();
+  const page = await visit(channel);
+  await live(page);
+  await press(page, "Ann", "present");
+  await shows(page, ["Ann"], 1, 1);
+  const popup = page.waitForEvent("popup");
+  await page.getByRole("link", { name: "Open in another tab" }).click();
+  const second = await popup;
+  await live(second);
+  await press(second, "Ann", "present");
+  for (const view of [page, second]) {
+    await shows(view, ["Ann"], 1, 2);
+    assert.deepEqual(await texts(view, ".devices"), ["2 connections"]);
+  }
+  await second.close();
+  await shows(page, ["Ann"], 1, 1);
+  const lines = await log(page);
+  assert.deepEqual(lines.filter((line) => /joined|left/.test(line)), ["Ann joined"]);
+});
+
+test("hostile names and states are shown as the text they are", LIMIT, async () => {
+  const channel = room();
+  const page = await visit(channel);
+  await live(page);
+  const names = ["<img/src=x/onerror=alert(1)>", "__proto__", "constructor"];
+  for (const [place, name] of names.entries()) {
+    await card(page, place).getByRole("textbox", { name: "Name" }).fill(name);
+    await press(page, name, "present");
+    await shows(page, names.slice(0, place + 1), place + 1, place + 1);
+  }
+  const state = { mood: "<svg onload=alert(1)>", __proto__x: "<b>" };
+  await page.evaluate(
+    async ([name, target, shown]) => {
+      const { token } = await (await fetch("dev/token?user=mallory")).json();
+      const socket = new WebSocket(`ws://${location.host}/v1/ws`, "rollcall.v1");
+      await new Promise((resolve) => (socket.onopen = resolve));
+      socket.send(JSON.stringify({ id: 1, op: "hello", token }));
+      socket.send(JSON.stringify({ id: 2, op: name, channel: target, state: shown }));
+    },
+    ["join", channel, state],
+  );
+  await eventually("the stranger is here", async () => (await texts(page, ".who-state")).at(-1), state.mood);
+  assert.equal(await page.locator("#members img, #members svg, #log img, #log svg").count(), 0);
+  await press(page, "__proto__", "leave");
+  await eventually("one has left", () => members(page), [names[0], names[2], "mallory"]);
+});
+
+test("a name that the server refuses is refused in words", LIMIT, async () => {
+  const page = await visit(room(), {
+    // The refusal is what is tested; that Chromium reports its status is no complaint.
+    prepare: (opened) => opened.on("console", () => (complaints = complaints.filter((text) => !text.includes("status of 400")))),
+  });
+  await live(page);
+  await card(page, 0).getByRole("textbox", { name: "Name" }).fill("two words");
+  await press(page, "two words", "present");
+  await eventually("the reason", async () => /white space/.test(await card(page, 0).locator(".note").textContent()), true);
+  assert.equal(await page.getByRole("button", { name: "two words: present" }).getAttribute("aria-pressed"), "false");
+});
+
+test("another channel takes everybody along", LIMIT, async () => {
+  const [first, second] = [room(), room()];
+  const left = await visit(first);
+  const page = await visit(first);
+  await Promise.all([live(left), live(page)]);
+  await press(page, "Ann", "present");
+  await shows(left, ["Ann"], 1, 1);
+  await page.getByLabel("Channel").fill(second);
+  await page.getByRole("button", { name: "Watch" }).click();
+  await shows(page, ["Ann"], 1, 1);
+  await shows(left, [], 0, 0);
+  assert.equal(new URL(page.url()).hash, `#${second}`);
+  assert.deepEqual((await asked(second)).people, ["Ann"]);
+});
+
+test("a missed delta is noticed and the channel is watched again", LIMIT, async () => {
+  let swallow = false;
+  const page = await visit(room(), {
+    prepare: (opened) =>
+      opened.routeWebSocket(/\/v1\/ws$/, (socket) => {
+        const upstream = socket.connectToServer();
+        upstream.onMessage((message) => {
+          if (swallow && String(message).includes('"delta"')) swallow = false;
+          else socket.send(message);
+        });
+      }),
+  });
+  await live(page);
+  await press(page, "Ann", "present");
+  await shows(page, ["Ann"], 1, 1);
+  swallow = true;
+  await press(page, "Ben", "present");
+  await eventually("it was swallowed", () => swallow, false);
+  assert.deepEqual(await members(page), ["Ann"]);
+  await press(page, "Zoe", "present");
+  await eventually("all are here", async () => (await members(page)).sort(), ["Ann", "Ben", "Zoe"]);
+  assert.ok((await log(page)).some((line) => line.includes("something was missed")));
+});
+
+test("without development mode the page asks for tokens and works with those that are pasted", LIMIT, async () => {
+  const user = "O'Neil;$(x)";
+  const token = async (query) => (await (await fetch(`${server.address}/dev/token${query}`)).json()).token;
+  const page = await visit(room(), {
+    prepare: async (opened) => {
+      await opened.route("**/dev/token*", (route) => route.fulfill({ status: 404 }));
+      opened.on("console", () => (complaints = complaints.filter((text) => !text.includes("status of 404"))));
+    },
+  });
+  await page.getByRole("heading", { name: "This server wants tokens" }).waitFor();
+  await card(page, 0).getByRole("textbox", { name: "Name" }).fill(user);
+  assert.equal(await card(page, 0).locator(".token-command").textContent(), String.raw`rollcall token --user 'O'\''Neil;$(x)'`);
+  await page.getByLabel("Token to watch with").fill(await token("?user=somebody"));
+  await page.getByRole("button", { name: "Use" }).click();
+  await live(page);
+  await card(page, 0).getByLabel("Token").fill(await token(`?user=${encodeURIComponent(user)}`));
+  await press(page, user, "present");
+  await shows(page, [user], 1, 1);
+  assert.equal(await page.evaluate(() => localStorage.length + sessionStorage.length + document.cookie.length), 0);
+});
+
+test("the keyboard alone does it, with a visible focus", LIMIT, async () => {
+  const page = await visit(room());
+  await live(page);
+  const toggle = page.getByRole("button", { name: "Ann: present" });
+  for (let presses = 0; presses < 30; presses++) {
+    await page.keyboard.press("Tab");
+    if (await toggle.evaluate((element) => element === document.activeElement)) break;
+  }
+  assert.notEqual(await toggle.evaluate((element) => getComputedStyle(element).outlineStyle), "none");
+  await page.keyboard.press("Space");
+  await shows(page, ["Ann"], 1, 1);
+  await page.keyboard.press("Enter");
+  await shows(page, [], 0, 0);
+  assert.equal(await page.locator("#members").getAttribute("aria-live"), "polite");
+});
+
+test("a phone of 360 pixels shows all of it without scrolling sideways", LIMIT, async () => {
+  const page = await visit(room(), { options: { viewport: { width: 360, height: 740 }, colorScheme: "dark" } });
+  await live(page);
+  const long = `x${"0123456789".repeat(20)}`;
+  await card(page, 0).getByRole("textbox", { name: "Name" }).fill(long);
+  await press(page, long, "present");
+  await shows(page, [long], 1, 1);
+  assert.equal(await page.evaluate(() => document.documentElement.scrollWidth), 360);
+});
+
+test("a frame is shown on demand, and the log keeps the last 200 lines", LIMIT, async () => {
+  let tell;
+  const page = await visit(room(), {
+    prepare: (opened) =>
+      opened.routeWebSocket(/\/v1\/ws$/, (socket) => {
+        socket.connectToServer();
+        tell ??= (frame) => socket.send(JSON.stringify(frame));
+      }),
+  });
+  await live(page);
+  await press(page, "Ann", "present");
+  await shows(page, ["Ann"], 1, 1);
+  await page.locator('.entry[data-kind="join"] summary').click();
+  const frame = JSON.parse(await page.locator('.entry[data-kind="join"] pre').textContent());
+  assert.equal(frame.event, "delta");
+  assert.equal(frame.join[0].user, "Ann");
+  for (let number = 1; number <= 250; number++) tell({ event: `made-up-${number}` });
+  await eventually("the last one", async () => (await log(page)).at(-1), "made-up-250");
+  const lines = await log(page);
+  assert.equal(lines.length, 200);
+  assert.equal(lines[0], "made-up-51");
+  await page.getByRole("button", { name: "Clear" }).click();
+  assert.equal(await page.locator(".entry").count(), 0);
+});
