@@ -77,7 +77,8 @@ fn entries(index: usize, channels: usize) -> [Entry; 2] {
         },
     };
     let channel = ChannelName::parse(&format!("room:{}", index % channels)).expect("a name");
-    let state = "{\"status\":\"online\",\"state\":{\"name\":\"Somebody\",\"color\":\"#336699\"},\"since\":1700000000000}";
+    let state =
+        "{\"status\":\"online\",\"state\":{\"name\":\"Somebody\",\"color\":\"#336699\"},\"since\":1700000000000}";
     [
         Entry { roster: RosterKey::User(user.clone()), connection: connection.clone(), ask: ask(state) },
         Entry { roster: RosterKey::Channel(channel), connection, ask: ask(state) },
@@ -89,6 +90,45 @@ async fn renew(store: &Redis, known: Option<Epoch>) -> (u64, Epoch) {
     let renewal = Renewal { generation, link: 0, version: "0".into(), known, done: true, bye: false };
     let renewed = store.renew(0, renewal).await.expect("in reach").expect("accepted");
     (renewed.link, renewed.beat.epoch)
+}
+
+/// What the same structures cost when nothing is decided: one script with constant names and texts, to compare within a run.
+const FLOOR: &str = "
+local held, online, versions, users, rows = {}, {}, {}, {}, {}
+for i = 1, tonumber(ARGV[1]) do
+  local id = ARGV[2] + i
+  redis.call('HSET', 'floor:u:' .. id .. ':rows', id, ARGV[3])
+  held[#held + 1] = 'u:' .. id
+  online[#online + 1] = '0'
+  online[#online + 1] = id
+  versions[#versions + 1] = 'u:' .. id
+  versions[#versions + 1] = '1'
+  users[#users + 1] = id
+  users[#users + 1] = id
+  rows[#rows + 1] = id
+  rows[#rows + 1] = ARGV[3]
+end
+redis.call('SADD', 'floor:held:u', unpack(held))
+redis.call('SADD', 'floor:held:c', unpack(held))
+redis.call('ZADD', 'floor:online', unpack(online))
+redis.call('HSET', 'floor:versions', unpack(versions))
+redis.call('HSET', 'floor:c:rows', unpack(rows))
+redis.call('HSET', 'floor:c:users', unpack(users))
+redis.call('PUBLISH', 'floor:f', ARGV[3])
+return 1";
+
+async fn floor(raw: &mut redis::aio::MultiplexedConnection, size: usize) -> (f64, f64) {
+    let () = ask(raw, &["FLUSHALL"]).await;
+    let () = ask(raw, &["CONFIG", "RESETSTAT"]).await;
+    let script = redis::Script::new(FLOOR);
+    let text = "x".repeat(150);
+    let (cpu, _, _) = spent(raw, "evalsha").await;
+    for first in (0..JOINS).step_by(size) {
+        let mut call = script.prepare_invoke();
+        let () = call.arg(size).arg(first).arg(&text).invoke_async(raw).await.expect("Redis answers");
+    }
+    let (after, usec, _) = spent(raw, "evalsha").await;
+    ((after - cpu) / JOINS as f64, usec / JOINS as f64)
 }
 
 #[tokio::main]
@@ -109,7 +149,10 @@ async fn main() {
     };
     let terms = Terms { renew_ms: 3_000, lease_ms: 10_000, settle_ms: 7_000 };
     let (store, _feed): (Arc<Redis>, _) = Redis::connect(&settings, terms, "bench", 30).await.expect("connects");
-    println!("{:>9} {:>6} | {:>12} {:>14} {:>12}", "channels", "batch", "joins/s", "Redis CPU us", "in script us");
+    println!(
+        "{:>9} {:>6} | {:>12} {:>14} {:>12} | {:>16} {:>12}",
+        "channels", "batch", "joins/s", "Redis CPU us", "in script us", "floor: Redis CPU", "in script"
+    );
     for channels in [1, 1_000] {
         for size in [1, 10, 50, 200] {
             let () = ask(&mut raw, &["FLUSHALL"]).await;
@@ -136,7 +179,12 @@ async fn main() {
             let (cpu_after, usec, _) = spent(&mut raw, "evalsha").await;
             let joins = JOINS as f64;
             let cpu = (cpu_after - cpu) / joins;
-            println!("{channels:>9} {size:>6} | {:>12.0} {cpu:>14.2} {:>12.2}", joins / took, usec / joins);
+            let (floor_cpu, floor_usec) = floor(&mut raw, size).await;
+            println!(
+                "{channels:>9} {size:>6} | {:>12.0} {cpu:>14.2} {:>12.2} | {floor_cpu:>16.2} {floor_usec:>12.2}",
+                joins / took,
+                usec / joins
+            );
             if std::env::var_os("DETAIL").is_some() {
                 let stats: String = ask(&mut raw, &["INFO", "commandstats"]).await;
                 stats.lines().filter(|line| line.contains("usec=")).for_each(|line| println!("    {line}"));

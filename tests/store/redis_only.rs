@@ -262,7 +262,7 @@ async fn an_audit_mends_what_was_damaged_by_hand() {
         w.ask(&room, &id(connection), enter(1, name, "{}")).await;
     }
     w.ask(&room, &id("d"), ending(1, "dan", "{}", 60_000)).await;
-    let ghost = "1 1 gone:1 e 2000 100 1 gus\n{}\n{}";
+    let ghost = "1 1 100 gone:1 e 1 2000 gus\n{}\n{}";
     for damage in [
         // A row of an instance that never was; a row that is none; a deadline lost; users who are not there; one who is, but not listed.
         &["HSET", "t:{0}:c:room:1:rows", "g", ghost][..],

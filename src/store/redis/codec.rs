@@ -8,7 +8,7 @@ use crate::domain::{
     member::{Occupancy, Reason},
     name::{ConnectionId, RosterKey, UserName},
     partition::{Batch, Beat, Due, Refusal, Renewal, Sweep, Swept},
-    roster::{Ask, Change, Control, Entry, Generation, Keep, Outcome, Published, Row, Stay},
+    roster::{Ask, Body, Change, Control, Entry, Generation, Keep, Outcome, Published, Row, Stay},
     version::Epoch,
 };
 
@@ -133,7 +133,7 @@ pub fn renew_call(renewal: &Renewal, link: u64) -> Vec<Item> {
 /// The call of `write.lua`.
 pub fn write_call(batch: &Batch) -> (Rosters<'_>, Vec<Item>) {
     let mut rosters = Rosters::default();
-    let mut entries = Vec::with_capacity(batch.entries.len() * 14);
+    let mut entries = Vec::with_capacity(batch.entries.len() * 15);
     for Entry { roster, connection, ask } in &batch.entries {
         let place = rosters.place(roster);
         let kind = match ask {
@@ -157,8 +157,9 @@ pub fn write_call(batch: &Batch) -> (Rosters<'_>, Vec<Item>) {
                 body.grace_ms.into(),
                 body.since.into(),
                 body.changed.into(),
-                one_line(&body.private),
+                Item::Text(rest(batch, *keep, body).into()),
                 Item::Text(body.payload.clone()),
+                Item::Text(body.since.to_string().into()),
             ]),
             Ask::Claim { token_take } => entries.push((*token_take).into()),
             Ask::Release => {}
@@ -177,9 +178,19 @@ pub fn write_call(batch: &Batch) -> (Rosters<'_>, Vec<Item>) {
     (rosters, call)
 }
 
-/// A line feed in JSON is white space outside of any string, and ends the private part of a row.
-fn one_line(json: &Arc<str>) -> Item {
-    if json.contains('\n') { Item::Text(json.replace('\n', " ").into()) } else { Item::Text(json.clone()) }
+/// A row from its holder to the end of what others do not see, as `rows.lua` has it.
+fn rest(batch: &Batch, keep: Keep, body: &Body) -> String {
+    let Batch { generation, epoch, .. } = batch;
+    let Body { user, valid, grace_ms, private, .. } = body;
+    // A line feed in JSON is white space outside of any string, and ends the private part of a row.
+    let private = private.replace('\n', " ");
+    match keep {
+        Keep::Held => format!("{generation} {epoch} {valid} {grace_ms} {user}\n{private}\n"),
+        Keep::Ending { .. } => {
+            let holder = Reason::Timeout.as_str();
+            format!("-{holder}:{} {epoch} {valid} {grace_ms} {user}\n{private}\n", generation.instance)
+        }
+    }
 }
 
 /// The call of `sweep.lua`.
@@ -316,7 +327,7 @@ pub fn place(member: &str) -> Option<(RosterKey, Option<ConnectionId>)> {
     Some((RosterKey::from_stored(roster)?, connection))
 }
 
-/// Reads a row: `take valid holder epoch grace since changed user`, a line of what others do not see, the payload.
+/// Reads a row: `take changed since holder epoch valid grace user`, a line of what others do not see, the payload.
 ///
 /// # Errors
 /// [`Unreadable`] where it is none.
@@ -325,7 +336,7 @@ pub fn row(text: &str) -> Result<Row, Unreadable> {
     let (header, body) = text.split_once('\n').ok_or(wrong.clone())?;
     let (private, payload) = body.split_once('\n').ok_or(wrong.clone())?;
     let fields: Vec<&str> = header.split(' ').collect();
-    let [take, valid, holder, epoch, grace, since, changed, user] = fields[..] else { return Err(wrong) };
+    let [take, changed, since, holder, epoch, valid, grace, user] = fields[..] else { return Err(wrong) };
     let number = |text: &str| text.parse::<u64>().map_err(|_| Unreadable("a row's number"));
     Ok(Row {
         user: UserName::parse(user).map_err(|_| Unreadable("a row's user"))?,
@@ -403,14 +414,14 @@ mod tests {
 
     #[test]
     fn a_row_is_read_as_scripts_write_it() {
-        let read = row("3 2 i1:4 e1 15000 1700000000000 9 \u{65e5}\u{672c}\n{\"p\":1}\n{\"state\":\"a\n b\"}").unwrap();
+        let read = row("3 9 1700000000000 i1:4 e1 2 15000 \u{65e5}\u{672c}\n{\"p\":1}\n{\"state\":\"a\n b\"}").unwrap();
         assert_eq!((read.take, read.valid, read.grace_ms, read.changed), (3, 2, 15_000, 9));
         assert_eq!(read.stay, Stay::Held(Generation { instance: "i1".into(), number: 4 }));
         assert_eq!((&*read.private, &*read.payload), ("{\"p\":1}", "{\"state\":\"a\n b\"}"));
-        let ending = row("1 1 -instance_lost:i1 e1 0 1 1 ann\n\n{}").unwrap();
+        let ending = row("1 1 1 -instance_lost:i1 e1 0 1 ann\n\n{}").unwrap();
         assert_eq!(ending.stay, Stay::Ending { reason: Reason::InstanceLost, by: "i1".into() });
         for wrong in
-            ["", "1 1 i:1 e 0 1 1 ann", "1 1 i:1 e 0 1 ann\n\n", "x 1 i:1 e 0 1 1 ann\n\n", "1 1 - e 0 1 1 a\n\n"]
+            ["", "1 1 1 i:1 e 0 1 ann", "1 1 1 i:1 e 0 ann\n\n", "x 1 1 i:1 e 0 1 ann\n\n", "1 1 1 - e 0 1 a\n\n"]
         {
             assert!(row(wrong).is_err(), "{wrong:?}");
         }

@@ -35,7 +35,7 @@ for at = 1, #rows, 2 do
   else
     local known = call('ZSCORE', LEASES, row.holder)
     if not (known and (row.epoch == epoch or not closed)) then
-      row.holder = '-instance_lost:' .. instance_of(row)
+      hand_over(row, '-instance_lost:' .. instance_of(row))
       put(r, connection, row)
       due_ops[member] = now + 2 * RENEW_MS + row.grace
     end

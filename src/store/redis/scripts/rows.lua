@@ -1,5 +1,6 @@
 -- Rows: read once for a whole call, changed here, written once. Only the header of a row is looked into:
--- `take valid holder epoch grace since changed user`, then a line of what others do not see, then the payload.
+-- `take changed since holder epoch valid grace user`, then a line of what others do not see, then the payload.
+-- What a writer knows beforehand stands together, so that it comes ready and is not put together here: making text of a number is dear.
 -- The holder is `instance:number` when held, `-reason:instance` when ending.
 -- CALL[1] is the list of roster names; their two keys, rows and users (rows and person for a user), are the last in KEYS.
 local FORGET_MS = 3600000
@@ -27,10 +28,22 @@ local function fetch(command, key, items)
   return all
 end
 
+local texts = {}
+
+-- A whole number as text; each is made once in a call.
+local function text_of(number)
+  local text = texts[number]
+  if not text then
+    text = string.format('%.0f', number)
+    texts[number] = text
+  end
+  return text
+end
+
 local function parse(text)
   if not text then return false end
-  local take, valid, holder, of, grace, since, changed, user, at =
-    string.match(text, '^(%d+) (%d+) ([^ ]+) ([^ ]+) (%d+) (%d+) (%d+) ([^ \n]+)\n()')
+  local take, changed, since, holder, of, valid, grace, user, at =
+    string.match(text, '^(%d+) (%d+) (%d+) ([^ ]+) ([^ ]+) (%d+) (%d+) ([^ \n]+)\n()')
   if not take then return false end
   return {
     take = tonumber(take), valid = tonumber(valid), holder = holder, epoch = of, grace = tonumber(grace),
@@ -38,9 +51,10 @@ local function parse(text)
   }
 end
 
+-- What follows the header.
 local function body(row)
-  if not row.body then row.body = string.sub(row.text, row.at) end
-  return row.body
+  if row.rest then return string.match(row.rest, '\n(.*)$') .. row.payload end
+  return string.sub(row.text, row.at)
 end
 
 local function payload(row)
@@ -51,8 +65,16 @@ local function payload(row)
 end
 
 local function compose(row)
-  return row.take .. ' ' .. row.valid .. ' ' .. row.holder .. ' ' .. row.epoch .. ' ' .. row.grace .. ' '
-    .. row.since .. ' ' .. row.changed .. ' ' .. row.user .. '\n' .. body(row)
+  local begins = text_of(row.take) .. ' ' .. text_of(row.changed) .. ' ' .. (row.since_text or text_of(row.since)) .. ' '
+  if row.rest then return begins .. row.rest .. row.payload end
+  return begins .. row.holder .. ' ' .. row.epoch .. ' ' .. text_of(row.valid) .. ' ' .. text_of(row.grace) .. ' '
+    .. row.user .. '\n' .. body(row)
+end
+
+-- Another generation, or none, answers for the row from now on.
+local function hand_over(row, holder)
+  row.text, row.at, row.rest = '\n' .. body(row), 2, nil
+  row.holder = holder
 end
 
 local function is_ending(row)
@@ -73,11 +95,14 @@ local function load(wanted, users)
   for i, name in ipairs(names) do
     local r = {
       name = name, key = KEYS[base + 2 * i - 1], side = KEYS[base + 2 * i], is_user = string.byte(name) == 117,
-      number = tonumber(numbers[i] or nil), rows = {}, dirty = {}, count = 0, users = {}, users_dirty = {}, user_count = 0,
+      number = tonumber(numbers[i] or nil), rows = {}, dirty = {}, count = 0,
     }
     rosters[i] = r
+    if not r.is_user then r.users, r.users_dirty, r.user_count = {}, {}, 0 end
     if r.is_user then
-      local all = call('HGETALL', r.key)
+      -- Without a number there are no rows.
+      local all = {}
+      if r.number then all = call('HGETALL', r.key) end
       r.count = #all / 2
       for j = 1, #all, 2 do r.rows[all[j]] = parse(all[j + 1]) end
     elseif #wanted[i] > 0 or #users[i] > 0 then
@@ -119,6 +144,7 @@ end
 
 -- The other rows of the row's user: since when the user is there, and the greatest place among the user's states.
 local function others_of(r, connection, user)
+  if r.count == 0 or (not r.is_user and #r.users[user] == 0) then return nil, 0 end
   local since, changed
   local function look(id, row)
     if id ~= connection and row and row.user == user then
@@ -209,7 +235,7 @@ end
 
 -- Writes what changed, and tells each changed roster's feed once.
 local function flush()
-  local numbers, come, gone = {}, { {}, {} }, { {}, {} }
+  local numbers, come, gone, feeds, changed = {}, { {}, {} }, { {}, {} }, {}, {}
   for _, r in ipairs(rosters) do
     local set, del = {}, {}
     for connection in pairs(r.dirty) do
@@ -224,7 +250,7 @@ local function flush()
     if #set > 0 then many('HSET', r.key, set) end
     if #del > 0 then many('HDEL', r.key, del) end
     set, del = {}, {}
-    for user in pairs(r.users_dirty) do
+    for user in pairs(r.users_dirty or {}) do
       local ids = r.users[user]
       if #ids > 0 then
         set[#set + 1] = user
@@ -241,18 +267,16 @@ local function flush()
     end
     local index = r.is_user and 1 or 2
     if r.was == 0 and r.count > 0 then
-      table.insert(come[index], 0)
+      table.insert(come[index], '0')
       table.insert(come[index], string.sub(r.name, 3))
     elseif r.was > 0 and r.count == 0 then
       table.insert(gone[index], string.sub(r.name, 3))
     end
     if r.changes then
       numbers[#numbers + 1] = r.name
-      numbers[#numbers + 1] = r.number
-      local users = r.user_count
-      if r.is_user then users = r.count > 0 and 1 or 0 end
-      call('PUBLISH', PREFIX .. 'f:' .. r.name,
-        pack({ epoch, r.from, r.number, r.starts, users, r.count, r.changes }))
+      numbers[#numbers + 1] = text_of(r.number)
+      feeds[#feeds + 1] = PREFIX .. 'f:' .. r.name
+      changed[#changed + 1] = r
     end
   end
   if #numbers > 0 then many('HSET', VERSIONS, numbers) end
@@ -280,6 +304,18 @@ local function flush()
   for index, key in ipairs({ HELD_USERS, HELD_CHANNELS }) do
     if #held[index][1] > 0 then many('SADD', key, held[index][1]) end
     if #held[index][2] > 0 then many('SREM', key, held[index][2]) end
+  end
+  -- Who follows later reads later: what nobody hears need not be said.
+  for first = 1, #feeds, 1000 do
+    local heard = call('PUBSUB', 'NUMSUB', unpack(feeds, first, math.min(first + 999, #feeds)))
+    for i = 2, #heard, 2 do
+      if heard[i] > 0 then
+        local r = changed[first - 1 + i / 2]
+        local users = r.user_count
+        if r.is_user then users = r.count > 0 and 1 or 0 end
+        call('PUBLISH', heard[i - 1], pack({ epoch, r.from, r.number, r.starts, users, r.count, r.changes }))
+      end
+    end
   end
   for _, control in ipairs(controls) do tell(control[1], control[2]) end
 end

@@ -25,7 +25,7 @@ for at = 1, #lost, 2 do
   held_ops[member] = false
   local row = r.rows[connection]
   if row and row.holder == dead then
-    row.holder = '-instance_lost:' .. string.match(dead, '^([^:]*)')
+    hand_over(row, '-instance_lost:' .. string.match(dead, '^([^:]*)'))
     put(r, connection, row)
     due_ops[member] = ends + row.grace
   end

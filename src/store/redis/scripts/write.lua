@@ -1,7 +1,8 @@
 -- write: a batch of one instance, each entry on its own.
 -- KEYS      those of the prelude, the held sets of the writer, then two for each roster
 -- CALL      roster names, generation, link, epoch, entries one after the other:
---           0 present: roster, connection, take, fresh, limit, remaining or -1 for held, user, valid, grace, since, changed, private, payload
+--           0 present: roster, connection, take, fresh, limit, remaining or -1 for held, user, valid, grace, since, changed,
+--                      the row from the holder to what others do not see, payload, since as text
 --           1 claim:   roster, connection, take of the token
 --           2 release: roster, connection
 --           3 absent:  roster, connection, take or -1, reason
@@ -11,7 +12,7 @@
 local me, link, batch_epoch, entries = CALL[2], CALL[3], CALL[4], CALL[5]
 local my_instance = string.match(me, '^([^:]*)')
 local DONE, CLAIMED, GONE, LOST, FULL = 0, 1, 2, 3, 4
-local LENGTH = { [0] = 14, 4, 3, 5 }
+local LENGTH = { [0] = 15, 4, 3, 5 }
 
 begin()
 if batch_epoch ~= epoch then return pack({ 'epoch' }) end
@@ -19,6 +20,7 @@ local lease = call('ZSCORE', LEASES, me)
 if not lease or tonumber(lease) <= now then return pack({ 'dead' }) end
 if tonumber(string.match(call('HGET', INFO, me) or '0', '^%d+')) ~= link then return pack({ 'link' }) end
 
+local any_ended = call('EXISTS', ENDED) == 1
 local wanted, users, fresh = {}, {}, {}
 for i = 1, #CALL[1] do wanted[i], users[i] = {}, {} end
 do
@@ -36,21 +38,28 @@ do
         known[user] = true
         users[r][#users[r] + 1] = user
       end
-      if entries[at + 4] then fresh[#fresh + 1] = CALL[1][r] .. ' ' .. connection .. ' ' .. entries[at + 3] end
+      if any_ended and entries[at + 4] then fresh[#fresh + 1] = CALL[1][r] .. ' ' .. connection .. ' ' .. entries[at + 3] end
     end
     at = at + LENGTH[kind]
   end
 end
 load(wanted, users)
-if #fresh > 0 and call('EXISTS', ENDED) == 1 then
+if #fresh > 0 then
   for i, deadline in ipairs(fetch('ZMSCORE', ENDED, fresh)) do
     if deadline then known_ended[fresh[i]] = true end
   end
 end
 
-local out = {}
-local function answer(...)
-  for i = 1, select('#', ...) do out[#out + 1] = (select(i, ...)) end
+local out, filled = {}, 0
+local function answer(kind)
+  filled = filled + 1
+  out[filled] = kind
+end
+
+local function done(take, number, changed, since)
+  out[filled + 1], out[filled + 2], out[filled + 3] = DONE, take, number
+  out[filled + 4], out[filled + 5] = changed, since
+  filled = filled + 5
 end
 
 local function is_full(r, user, limit)
@@ -61,13 +70,13 @@ end
 local function present(r, connection, at)
   local take, limit, remaining = entries[at + 3], entries[at + 5], entries[at + 6]
   local user, valid, grace = entries[at + 7], entries[at + 8], entries[at + 9]
-  local since, changed, private, shows = entries[at + 10], entries[at + 11], entries[at + 12], entries[at + 13]
+  local wished, changed, shows = entries[at + 10], entries[at + 11], entries[at + 13]
   local before = r.rows[connection]
   local member = r.name .. ' ' .. connection
   if not before then
     if take == 0 then
       take = 1
-    elseif not entries[at + 4] or known_ended[member .. ' ' .. take] then
+    elseif not entries[at + 4] or (any_ended and known_ended[member .. ' ' .. take]) then
       return answer(GONE)
     end
     if limit > 0 and is_full(r, user, limit) then return answer(FULL) end
@@ -83,7 +92,7 @@ local function present(r, connection, at)
   end
 
   local others_since, others_changed = others_of(r, connection, user)
-  since = math.min(since, others_since or since, before and before.since or since)
+  local since = math.min(wished, others_since or wished, before and before.since or wished)
   local place = math.max(before and before.changed or 0, changed)
   local number = r.number or 0
   if not before or payload(before) ~= shows then
@@ -102,9 +111,9 @@ local function present(r, connection, at)
   end
   put(r, connection, {
     take = take, valid = valid, holder = holder, epoch = epoch, grace = grace, since = since, changed = place,
-    user = user, body = private .. '\n' .. shows, payload = shows,
+    user = user, rest = entries[at + 12], payload = shows, since_text = since == wished and entries[at + 14],
   })
-  return answer(DONE, take, number, place, since)
+  return done(take, number, place, since)
 end
 
 local function claim(r, connection, token_take)
@@ -113,20 +122,22 @@ local function claim(r, connection, token_take)
   if token_take < row.valid then return answer(LOST) end
   local old, holder = row.take, instance_of(row)
   if is_ending(row) then due_ops[r.name .. ' ' .. connection] = false end
-  row.take, row.holder, row.epoch = math.max(row.take, token_take) + 1, me, epoch
+  row.take, row.epoch = math.max(row.take, token_take) + 1, epoch
+  hand_over(row, me)
   put(r, connection, row)
   tell_overruled(my_instance, holder, r, connection, old, 'replaced')
-  return answer(CLAIMED, compose(row))
+  answer(CLAIMED)
+  return answer(compose(row))
 end
 
 local function release(r, connection)
   local row = r.rows[connection]
   if not row then return answer(GONE) end
   if row.holder ~= me then return answer(LOST) end
-  row.holder = '-timeout:' .. my_instance
+  hand_over(row, '-timeout:' .. my_instance)
   put(r, connection, row)
   due_ops[r.name .. ' ' .. connection] = now + row.grace
-  return answer(DONE, row.take, r.number or 0, row.changed, row.since)
+  return done(row.take, r.number or 0, row.changed, row.since)
 end
 
 local function absent(r, connection, take, reason)
@@ -135,7 +146,7 @@ local function absent(r, connection, take, reason)
   if take >= 0 and row.take > take then return answer(LOST) end
   if take < 0 then overrule(my_instance, r, connection, reason) end
   remove(r, connection, reason)
-  return answer(DONE, row.take, r.number, row.changed, row.since)
+  return done(row.take, r.number, row.changed, row.since)
 end
 
 local at = 1
