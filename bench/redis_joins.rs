@@ -6,7 +6,7 @@
 use std::{
     process::{Child, Command, Stdio},
     sync::Arc,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use rollcall::{
@@ -18,6 +18,8 @@ use rollcall::{
     },
     store::{Settings, Store, redis::Redis},
 };
+
+use tokio::time::Instant;
 
 const JOINS: usize = 20_000;
 

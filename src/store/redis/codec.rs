@@ -133,7 +133,7 @@ pub fn renew_call(renewal: &Renewal, link: u64) -> Vec<Item> {
 /// The call of `write.lua`.
 pub fn write_call(batch: &Batch) -> (Rosters<'_>, Vec<Item>) {
     let mut rosters = Rosters::default();
-    let mut entries = Vec::with_capacity(batch.entries.len() * 15);
+    let mut entries = Vec::with_capacity(batch.entries.len() * 13);
     for Entry { roster, connection, ask } in &batch.entries {
         let place = rosters.place(roster);
         let kind = match ask {
@@ -153,8 +153,6 @@ pub fn write_call(batch: &Batch) -> (Rosters<'_>, Vec<Item>) {
                     Keep::Ending { remaining_ms } => (*remaining_ms).into(),
                 },
                 body.user.as_str().into(),
-                body.valid.into(),
-                body.grace_ms.into(),
                 body.since.into(),
                 body.changed.into(),
                 Item::Text(rest(batch, *keep, body).into()),

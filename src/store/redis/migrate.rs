@@ -153,6 +153,11 @@ mod tests {
         }
     }
 
+    /// The name that a text begins with.
+    fn word(text: &str) -> String {
+        text.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect()
+    }
+
     /// Key names as they are made, and the layouts that scripts and codec share, as they stand in the scripts.
     fn schema() -> String {
         let keys = Keys::new("p");
@@ -165,11 +170,11 @@ mod tests {
         lines.push(Keys::partition_of("c:C", 4096).to_string());
         let rows = include_str!("scripts/rows.lua");
         let (from, to) = (rows.find("local function compose").unwrap(), rows.find("local function is_ending").unwrap());
-        lines.push(rows[from..to].to_owned());
+        // The fields of a row in their order; the names of the fields that hashes have.
+        lines.extend(rows[from..to].split("row.").skip(1).map(word));
         let scripts = [include_str!("scripts/prelude.lua"), rows, include_str!("scripts/renew.lua")].concat();
-        // Fields of hashes and members of sets are written on these lines.
-        let written = scripts.lines().filter(|line| line.contains("'HSET'") || line.contains("'ZADD'"));
-        lines.extend(written.map(|line| line.trim().to_owned()));
+        let written = scripts.lines().filter(|line| line.contains("'HSET'"));
+        lines.extend(written.flat_map(|line| line.split('\'').skip(1).step_by(2)).map(str::to_owned));
         lines.join("\n")
     }
 

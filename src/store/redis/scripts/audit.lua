@@ -24,7 +24,7 @@ local raised = {}
 for at = 1, #rows, 2 do
   local r, connection = rosters[rows[at]], rows[at + 1]
   local member = r.name .. ' ' .. connection
-  local row = r.rows[connection]
+  local row = row_of(r, connection)
   if not row then
     -- What cannot be read as a row is none.
     if call('HDEL', r.key, connection) == 1 then
@@ -35,8 +35,7 @@ for at = 1, #rows, 2 do
   else
     local known = call('ZSCORE', LEASES, row.holder)
     if not (known and (row.epoch == epoch or not closed)) then
-      hand_over(row, '-instance_lost:' .. instance_of(row))
-      put(r, connection, row)
+      hand_over(r, connection, row, '-instance_lost:' .. instance_of(row))
       due_ops[member] = now + 2 * RENEW_MS + row.grace
     end
   end
@@ -45,7 +44,7 @@ for at = 1, #lists, 3 do
   local r, user = rosters[lists[at]], lists[at + 1]
   local right, seen = {}, {}
   local function look(id)
-    local row = r.rows[id]
+    local row = row_of(r, id)
     if not seen[id] and row and row.user == user then
       seen[id] = true
       right[#right + 1] = id

@@ -41,7 +41,6 @@ local function text_of(number)
 end
 
 local function parse(text)
-  if not text then return false end
   local take, changed, since, holder, of, valid, grace, user, at =
     string.match(text, '^(%d+) (%d+) (%d+) ([^ ]+) ([^ ]+) (%d+) (%d+) ([^ \n]+)\n()')
   if not take then return false end
@@ -51,9 +50,18 @@ local function parse(text)
   }
 end
 
+-- The row of a connection, or false. Rows are kept as text until they are looked at: most are written and not looked at again.
+local function row_of(r, connection)
+  local row = r.rows[connection]
+  if type(row) == 'string' then
+    row = parse(row)
+    r.rows[connection] = row
+  end
+  return row or false
+end
+
 -- What follows the header.
 local function body(row)
-  if row.rest then return string.match(row.rest, '\n(.*)$') .. row.payload end
   return string.sub(row.text, row.at)
 end
 
@@ -65,16 +73,8 @@ local function payload(row)
 end
 
 local function compose(row)
-  local begins = text_of(row.take) .. ' ' .. text_of(row.changed) .. ' ' .. (row.since_text or text_of(row.since)) .. ' '
-  if row.rest then return begins .. row.rest .. row.payload end
-  return begins .. row.holder .. ' ' .. row.epoch .. ' ' .. text_of(row.valid) .. ' ' .. text_of(row.grace) .. ' '
-    .. row.user .. '\n' .. body(row)
-end
-
--- Another generation, or none, answers for the row from now on.
-local function hand_over(row, holder)
-  row.text, row.at, row.rest = '\n' .. body(row), 2, nil
-  row.holder = holder
+  return text_of(row.take) .. ' ' .. text_of(row.changed) .. ' ' .. text_of(row.since) .. ' ' .. row.holder .. ' '
+    .. row.epoch .. ' ' .. text_of(row.valid) .. ' ' .. text_of(row.grace) .. ' ' .. row.user .. '\n' .. body(row)
 end
 
 local function is_ending(row)
@@ -85,6 +85,8 @@ local function instance_of(row)
   if is_ending(row) then return string.match(row.holder, ':(.*)$') end
   return string.match(row.holder, '^([^:]*)')
 end
+
+local function none() end
 
 -- Reads what the call needs to know: `wanted[i]` are the connections that it names in the i-th roster, `users[i]` the users that may come.
 local function load(wanted, users)
@@ -104,14 +106,14 @@ local function load(wanted, users)
       local all = {}
       if r.number then all = call('HGETALL', r.key) end
       r.count = #all / 2
-      for j = 1, #all, 2 do r.rows[all[j]] = parse(all[j + 1]) end
+      for j = 1, #all, 2 do r.rows[all[j]] = all[j + 1] end
     elseif #wanted[i] > 0 or #users[i] > 0 then
       local texts = #wanted[i] > 0 and fetch('HMGET', r.key, wanted[i]) or {}
       local coming, asked = users[i], {}
       for _, user in ipairs(coming) do asked[user] = true end
       for j, connection in ipairs(wanted[i]) do
-        local row = parse(texts[j])
-        r.rows[connection] = row
+        r.rows[connection] = texts[j] or false
+        local row = row_of(r, connection)
         if row and not asked[row.user] then
           asked[row.user] = true
           coming[#coming + 1] = row.user
@@ -122,7 +124,7 @@ local function load(wanted, users)
         local others = {}
         for j, user in ipairs(coming) do
           local ids = {}
-          for id in string.gmatch(lists[j] or '', '%S+') do
+          for id in lists[j] and string.gmatch(lists[j], '%S+') or none do
             ids[#ids + 1] = id
             if r.rows[id] == nil then
               others[#others + 1] = id
@@ -133,7 +135,7 @@ local function load(wanted, users)
         end
         if #others > 0 then
           local texts = fetch('HMGET', r.key, others)
-          for j, id in ipairs(others) do r.rows[id] = parse(texts[j]) end
+          for j, id in ipairs(others) do r.rows[id] = texts[j] or false end
         end
       end
       r.count, r.user_count = call('HLEN', r.key), call('HLEN', r.side)
@@ -153,9 +155,9 @@ local function others_of(r, connection, user)
     end
   end
   if r.is_user then
-    for id, row in pairs(r.rows) do look(id, row) end
+    for id in pairs(r.rows) do look(id, row_of(r, id)) end
   else
-    for _, id in ipairs(r.users[user]) do look(id, r.rows[id]) end
+    for _, id in ipairs(r.users[user]) do look(id, row_of(r, id)) end
   end
   return since, changed or 0
 end
@@ -173,25 +175,35 @@ local function bump(r)
   return r.number
 end
 
-local function put(r, connection, row)
+-- Puts a row there, as text.
+local function put(r, connection, text, user)
   if not r.rows[connection] then
-    if r.count == 0 then due_ops[r.name .. ' '] = false end
+    -- A roster that has a number and nobody in it waits to be forgotten.
+    if r.count == 0 and r.number then due_ops[r.name .. ' '] = false end
     r.count = r.count + 1
     if not r.is_user then
-      local ids = r.users[row.user]
+      local ids = r.users[user]
       if #ids == 0 then r.user_count = r.user_count + 1 end
       ids[#ids + 1] = connection
-      r.users_dirty[row.user] = true
+      r.users_dirty[user] = true
     end
   end
-  r.rows[connection] = row
+  r.rows[connection] = text
   r.dirty[connection] = true
+end
+
+-- Another generation, or none, answers for a row from now on. Returns its text.
+local function hand_over(r, connection, row, holder)
+  row.holder = holder
+  local text = compose(row)
+  put(r, connection, text, row.user)
+  return text
 end
 
 local function remove(r, connection, reason)
   bump(r)
   r.changes[#r.changes + 1] = { connection, reason }
-  local row = r.rows[connection]
+  local row = row_of(r, connection)
   due_ops[r.name .. ' ' .. connection] = false
   r.rows[connection] = false
   r.dirty[connection] = true
@@ -219,7 +231,7 @@ local function tell_overruled(by, holder, r, connection, take, reason)
 end
 
 local function overrule(by, r, connection, reason)
-  local row = r.rows[connection]
+  local row = row_of(r, connection)
   if reason ~= 'replaced' then
     local member = r.name .. ' ' .. connection .. ' ' .. row.take
     ended_ops[#ended_ops + 1] = now + ENDED_MS
@@ -233,6 +245,21 @@ local function is_user_member(member)
   return string.byte(member) == 117
 end
 
+local function write_users(r)
+  local set, del = {}, {}
+  for user in pairs(r.users_dirty) do
+    local ids = r.users[user]
+    if #ids > 0 then
+      set[#set + 1] = user
+      set[#set + 1] = #ids == 1 and ids[1] or table.concat(ids, ' ')
+    else
+      del[#del + 1] = user
+    end
+  end
+  if #set > 0 then many('HSET', r.side, set) end
+  if #del > 0 then many('HDEL', r.side, del) end
+end
+
 -- Writes what changed, and tells each changed roster's feed once.
 local function flush()
   local numbers, come, gone, feeds, changed = {}, { {}, {} }, { {}, {} }, {}, {}
@@ -242,25 +269,14 @@ local function flush()
       local row = r.rows[connection]
       if row then
         set[#set + 1] = connection
-        set[#set + 1] = compose(row)
+        set[#set + 1] = type(row) == 'string' and row or row.text
       else
         del[#del + 1] = connection
       end
     end
     if #set > 0 then many('HSET', r.key, set) end
     if #del > 0 then many('HDEL', r.key, del) end
-    set, del = {}, {}
-    for user in pairs(r.users_dirty or {}) do
-      local ids = r.users[user]
-      if #ids > 0 then
-        set[#set + 1] = user
-        set[#set + 1] = table.concat(ids, ' ')
-      else
-        del[#del + 1] = user
-      end
-    end
-    if #set > 0 then many('HSET', r.side, set) end
-    if #del > 0 then many('HDEL', r.side, del) end
+    if not r.is_user then write_users(r) end
     if r.seen then
       call('HSET', r.side, 'last_seen', host)
       call('EXPIRE', r.side, SEEN_S)

@@ -23,10 +23,9 @@ for at = 1, #lost, 2 do
   local r, connection = rosters[lost[at]], lost[at + 1]
   local member = r.name .. ' ' .. connection
   held_ops[member] = false
-  local row = r.rows[connection]
+  local row = row_of(r, connection)
   if row and row.holder == dead then
-    hand_over(row, '-instance_lost:' .. string.match(dead, '^([^:]*)'))
-    put(r, connection, row)
+    hand_over(r, connection, row, '-instance_lost:' .. string.match(dead, '^([^:]*)'))
     due_ops[member] = ends + row.grace
   end
 end
@@ -44,7 +43,7 @@ local function finish(r, connection, top_take)
     end
     return
   end
-  local row = r.rows[connection]
+  local row = row_of(r, connection)
   if not row or not is_ending(row) then
     due_ops[member] = false
   elseif row.take > top_take or (not closed and row.epoch ~= epoch) then

@@ -1,7 +1,7 @@
 -- write: a batch of one instance, each entry on its own.
 -- KEYS      those of the prelude, the held sets of the writer, then two for each roster
 -- CALL      roster names, generation, link, epoch, entries one after the other:
---           0 present: roster, connection, take, fresh, limit, remaining or -1 for held, user, valid, grace, since, changed,
+--           0 present: roster, connection, take, fresh, limit, remaining or -1 for held, user, since, changed,
 --                      the row from the holder to what others do not see, payload, since as text
 --           1 claim:   roster, connection, take of the token
 --           2 release: roster, connection
@@ -12,7 +12,7 @@
 local me, link, batch_epoch, entries = CALL[2], CALL[3], CALL[4], CALL[5]
 local my_instance = string.match(me, '^([^:]*)')
 local DONE, CLAIMED, GONE, LOST, FULL = 0, 1, 2, 3, 4
-local LENGTH = { [0] = 15, 4, 3, 5 }
+local LENGTH = { [0] = 13, 4, 3, 5 }
 
 begin()
 if batch_epoch ~= epoch then return pack({ 'epoch' }) end
@@ -67,12 +67,12 @@ local function is_full(r, user, limit)
   return r.user_count >= limit and #r.users[user] == 0
 end
 
-local function present(r, connection, at)
+-- Returns whether the writer holds the row afterwards.
+local function present(r, connection, at, member)
   local take, limit, remaining = entries[at + 3], entries[at + 5], entries[at + 6]
-  local user, valid, grace = entries[at + 7], entries[at + 8], entries[at + 9]
-  local wished, changed, shows = entries[at + 10], entries[at + 11], entries[at + 13]
-  local before = r.rows[connection]
-  local member = r.name .. ' ' .. connection
+  local user = entries[at + 7]
+  local wished, changed, shows = entries[at + 8], entries[at + 9], entries[at + 11]
+  local before = row_of(r, connection)
   if not before then
     if take == 0 then
       take = 1
@@ -101,47 +101,43 @@ local function present(r, connection, at)
     r.changes[#r.changes + 1] = { connection, user, since, place, shows }
   end
 
-  local holder = me
   if remaining < 0 then
     if before and is_ending(before) then due_ops[member] = false end
   else
     local set = before and before.take == take and before.epoch == epoch and is_ending(before)
     if not set or not deadline_of(member) then due_ops[member] = now + remaining end
-    holder = '-timeout:' .. my_instance
   end
-  put(r, connection, {
-    take = take, valid = valid, holder = holder, epoch = epoch, grace = grace, since = since, changed = place,
-    user = user, rest = entries[at + 12], payload = shows, since_text = since == wished and entries[at + 14],
-  })
-  return done(take, number, place, since)
+  local since_text = since == wished and entries[at + 12] or text_of(since)
+  local text = text_of(take) .. ' ' .. text_of(place) .. ' ' .. since_text .. ' ' .. entries[at + 10] .. shows
+  put(r, connection, text, user)
+  done(take, number, place, since)
+  return remaining < 0
 end
 
 local function claim(r, connection, token_take)
-  local row = r.rows[connection]
+  local row = row_of(r, connection)
   if not row then return answer(GONE) end
   if token_take < row.valid then return answer(LOST) end
   local old, holder = row.take, instance_of(row)
   if is_ending(row) then due_ops[r.name .. ' ' .. connection] = false end
   row.take, row.epoch = math.max(row.take, token_take) + 1, epoch
-  hand_over(row, me)
-  put(r, connection, row)
+  local text = hand_over(r, connection, row, me)
   tell_overruled(my_instance, holder, r, connection, old, 'replaced')
   answer(CLAIMED)
-  return answer(compose(row))
+  return answer(text)
 end
 
 local function release(r, connection)
-  local row = r.rows[connection]
+  local row = row_of(r, connection)
   if not row then return answer(GONE) end
   if row.holder ~= me then return answer(LOST) end
-  hand_over(row, '-timeout:' .. my_instance)
-  put(r, connection, row)
+  hand_over(r, connection, row, '-timeout:' .. my_instance)
   due_ops[r.name .. ' ' .. connection] = now + row.grace
   return done(row.take, r.number or 0, row.changed, row.since)
 end
 
 local function absent(r, connection, take, reason)
-  local row = r.rows[connection]
+  local row = row_of(r, connection)
   if not row then return answer(GONE) end
   if take >= 0 and row.take > take then return answer(LOST) end
   if take < 0 then overrule(my_instance, r, connection, reason) end
@@ -152,8 +148,10 @@ end
 local at = 1
 while entries[at] do
   local kind, r, connection = entries[at], rosters[entries[at + 1]], entries[at + 2]
+  local member = r.name .. ' ' .. connection
+  local holds
   if kind == 0 then
-    present(r, connection, at)
+    holds = present(r, connection, at, member)
   elseif kind == 1 then
     claim(r, connection, entries[at + 3])
   elseif kind == 2 then
@@ -161,8 +159,11 @@ while entries[at] do
   else
     absent(r, connection, entries[at + 3], entries[at + 4])
   end
-  local row = r.rows[connection]
-  held_ops[r.name .. ' ' .. connection] = row and row.holder == me or false
+  if not holds then
+    local row = row_of(r, connection)
+    holds = row and row.holder == me or false
+  end
+  held_ops[member] = holds
   at = at + LENGTH[kind]
 end
 flush()
