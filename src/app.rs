@@ -20,7 +20,7 @@ use crate::{
     config::Settings,
     core::{self, Core},
     domain::{partition::Terms, principal::Capabilities},
-    doors::{self, Doors, credentials, gate::Gate, ops, page, request, rest, ws},
+    doors::{Doors, credentials, gate::Gate, ops, page, request, rest, ws},
     metrics::Metrics,
     store::{Feed, Store, memory::Memory, redis::Redis},
 };
@@ -187,8 +187,8 @@ async fn store(settings: &Settings, instance: &str) -> Result<(Arc<dyn Store>, A
     };
     if settings.redis.url.is_none() {
         tracing::warn!("no Redis is configured: presence is kept in memory, for this one instance");
-        let memory = Arc::new(Memory::new(terms));
-        return Ok((memory.clone(), memory));
+        let (memory, feed) = Memory::open(terms, instance, presence.last_seen_days);
+        return Ok((memory, feed));
     }
     let (redis, feed) = Redis::connect(&settings.redis, terms, instance, presence.last_seen_days).await?;
     Ok((redis, feed))
