@@ -1,12 +1,12 @@
 //! One suite for every store, and what only Redis can suffer. The clock of Redis is set by tests: `--features test-hooks`.
 #![cfg(feature = "test-hooks")]
 
+mod harness;
+
 #[path = "store/model.rs"]
 mod model;
 #[path = "store/redis_only.rs"]
 mod redis_only;
-#[path = "store/server.rs"]
-mod server;
 #[path = "store/suite.rs"]
 mod suite;
 #[path = "store/world.rs"]

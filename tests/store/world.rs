@@ -13,7 +13,7 @@ use rollcall::{
     store::{Feed, FeedEvent, Settings, Store, memory::Memory, redis::Redis},
 };
 
-use crate::server::Server;
+use crate::harness::Redis as Server;
 
 pub const TERMS: Terms = Terms { renew_ms: 3_000, lease_ms: 10_000, settle_ms: 7_000 };
 
@@ -150,6 +150,15 @@ impl World {
 
     pub async fn row(&self, roster: &RosterKey, connection: &ConnectionId) -> Option<Row> {
         self.store.rows(&[(roster.clone(), connection.clone())]).await.unwrap().remove(0)
+    }
+
+    /// Sweeps what is due, once.
+    pub async fn sweep_once(&self) {
+        for partition in 0..self.store.partitions() {
+            let due = self.store.sweep(partition, &Sweep::default(), 100).await.unwrap().due;
+            let due = due.into_iter().map(|due| (due, u64::MAX >> 1)).collect();
+            self.store.sweep(partition, &Sweep { due, lost: None }, 100).await.unwrap();
+        }
     }
 
     /// Sweeps a partition until nothing is due, as a sweeper would whom nobody keeps from it.
