@@ -77,7 +77,8 @@ fn entries(index: usize, channels: usize) -> [Entry; 2] {
         },
     };
     let channel = ChannelName::parse(&format!("room:{}", index % channels)).expect("a name");
-    let state = "{\"status\":\"online\",\"state\":{\"name\":\"Somebody\",\"color\":\"#336699\"},\"since\":1700000000000}";
+    let state =
+        "{\"status\":\"online\",\"state\":{\"name\":\"Somebody\",\"color\":\"#336699\"},\"since\":1700000000000}";
     [
         Entry { roster: RosterKey::User(user.clone()), connection: connection.clone(), ask: ask(state) },
         Entry { roster: RosterKey::Channel(channel), connection, ask: ask(state) },
