@@ -15,6 +15,7 @@ export class Person {
   #mood = null;
   #sentMood = null;
   #joined = false;
+  #putOut = null;
   #note = ABSENT;
   #clock = 0;
 
@@ -47,7 +48,7 @@ export class Person {
       resumes: true,
       onState: () => this.#changed(),
       onWelcome: (welcome) => this.#welcome(welcome),
-      onEvent: () => {},
+      onEvent: (frame) => this.#event(frame),
       onNote: (text) => page.note(this.name, text),
     });
     this.#listen();
@@ -128,6 +129,14 @@ export class Person {
     }
   }
 
+  /** Its own connection hears little: that somebody else took it out of the channel. */
+  #event(frame) {
+    if (frame.event !== "left" || frame.channel !== this.#page.channel()) return;
+    this.#putOut = `Taken out of the channel (${frame.reason}).`;
+    this.#page.note(this.name, `taken out of the channel (${frame.reason})`);
+    this.#link.leave();
+  }
+
   async #join(channel) {
     const mood = this.#mood;
     try {
@@ -173,7 +182,9 @@ export class Person {
       this.#page.note(this.name, `does not come back: ${reason}`);
     }
     if (state === "off") {
-      this.#note = reason === "timeout" ? TIMED_OUT : this.#joined ? DEPARTED : ABSENT;
+      const parted = this.#joined ? DEPARTED : ABSENT;
+      this.#note = this.#putOut ?? (reason === "timeout" ? TIMED_OUT : parted);
+      this.#putOut = null;
     }
     if (state === "off" || state === "ended") {
       this.#sentMood = null;

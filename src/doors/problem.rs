@@ -95,7 +95,9 @@ impl ResponseError for Problem {
             None => message,
         };
         let mut response = HttpResponse::build(self.status);
-        if let Some(ms) = retry_after_ms {
+        // Who is too fast is always told to wait, a moment where nothing better is known.
+        let wait_ms = retry_after_ms.or((self.status == StatusCode::TOO_MANY_REQUESTS).then_some(1_000));
+        if let Some(ms) = wait_ms {
             response.insert_header((header::RETRY_AFTER, ms.div_ceil(1_000).max(1)));
         }
         if self.status == StatusCode::UNAUTHORIZED {

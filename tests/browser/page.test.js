@@ -32,7 +32,7 @@ afterEach(async () => {
 });
 
 /** A visitor with a page on the channel. Errors in its console fail the test. */
-async function visit(channel, { options = {}, prepare } = {}) {
+async function visit(channel, { options = {}, prepare, address = server.address } = {}) {
   const context = await browser.newContext(options);
   contexts.push(context);
   const page = await context.newPage();
@@ -44,10 +44,10 @@ async function visit(channel, { options = {}, prepare } = {}) {
     dialog.dismiss();
   });
   page.on("request", (request) => {
-    if (!request.url().startsWith(server.address)) complaints.push(`asked elsewhere: ${request.url()}`);
+    if (!request.url().startsWith(address)) complaints.push(`asked elsewhere: ${request.url()}`);
   });
   await prepare?.(page);
-  await page.goto(`${server.address}/#${encodeURIComponent(channel)}`);
+  await page.goto(`${address}/#${encodeURIComponent(channel)}`);
   return page;
 }
 
@@ -273,6 +273,30 @@ test("a missed delta is noticed and the channel is watched again", LIMIT, async 
   await press(page, "Zoe", "present");
   await eventually("all are here", async () => (await members(page)).sort(), ["Ann", "Ben", "Zoe"]);
   assert.ok((await log(page)).some((line) => line.includes("something was missed")));
+});
+
+test("after a restart of the server everybody comes back without being asked", LIMIT, async () => {
+  const settings = { ROLLCALL__PRESENCE__GRACE_MS: String(GRACE_MS) };
+  let own = await startServer(settings);
+  try {
+    const page = await visit(room(), {
+      address: own.address,
+      prepare: (opened) => opened.on("console", () => (complaints = complaints.filter((text) => !text.includes("ERR_CONNECTION")))),
+    });
+    await live(page);
+    await press(page, "Ann", "present");
+    await press(page, "Zoe", "present");
+    await eventually("both are here", async () => (await members(page)).sort(), ["Ann", "Zoe"]);
+    const epoch = await page.locator("#version").textContent();
+    await own.stop();
+    own = await startServer({ ...settings, ROLLCALL__SERVER__LISTEN: new URL(own.address).host });
+    await eventually("another epoch", async () => /^version \d+/.test(await page.locator("#version").textContent()) && (await page.locator("#version").textContent()) !== epoch, true);
+    await eventually("both are here again", async () => [(await members(page)).sort(), await counts(page)], [["Ann", "Zoe"], [2, 2]]);
+    await live(page);
+    assert.ok((await log(page)).some((line) => line.includes("the server restarts")), "the announcement came");
+  } finally {
+    await own.stop();
+  }
 });
 
 test("without development mode the page asks for tokens and works with those that are pasted", LIMIT, async () => {

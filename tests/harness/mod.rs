@@ -20,7 +20,7 @@ mod nginx;
 mod proxy;
 mod redis;
 mod rest;
-mod token;
+pub mod token;
 mod view;
 
 pub use child::Signal;

@@ -14,38 +14,15 @@ use super::{
     query::{Nothing, Page, Query},
 };
 use crate::{
-    core::{Count, Index},
-    domain::{member::Occupancy, name::ChannelName, principal::Scope, version::Epoch},
-    doors::{Doors, credentials::Caller, problem::Problem},
+    core::Index,
+    domain::{member::Occupancy, name::ChannelName, principal::Scope},
+    doors::{
+        Doors,
+        credentials::Caller,
+        problem::Problem,
+        wire::{ChannelShape, CountShape},
+    },
 };
-
-/// One channel, with its counts.
-#[derive(Debug, Serialize)]
-pub struct ChannelShape<'a> {
-    channel: &'a ChannelName,
-    #[serde(flatten)]
-    count: CountShape<'a>,
-}
-
-/// The counts of a channel at a version.
-#[derive(Debug, Serialize)]
-pub struct CountShape<'a> {
-    epoch: &'a Epoch,
-    version: u64,
-    occupancy: Occupancy,
-    stale: bool,
-}
-
-impl<'a> From<&'a Count> for CountShape<'a> {
-    fn from(count: &'a Count) -> Self {
-        Self {
-            epoch: &count.version.epoch,
-            version: count.version.number,
-            occupancy: count.occupancy,
-            stale: count.stale,
-        }
-    }
-}
 
 #[derive(Serialize)]
 struct Listed<'a> {
@@ -106,7 +83,7 @@ pub(super) async fn one(
     if let Some(known) = tag.unless_known(&req) {
         return Ok(known);
     }
-    Ok(tag.answer(&ChannelShape { channel: &channel, count: count.into() }))
+    Ok(tag.answer(&ChannelShape::new(&channel, count)))
 }
 
 #[derive(Deserialize)]

@@ -3,7 +3,7 @@
 use actix_web::{HttpRequest, HttpResponse, http::header::ETAG, web};
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value, value::RawValue};
+use serde_json::{Map, Number, Value, value::RawValue};
 use sha2::{Digest as _, Sha256};
 
 use super::{
@@ -172,7 +172,7 @@ async fn thaw(
         let left = most - whole.members.len();
         whole.members.extend(piece.members.into_iter().skip(at % PIECE).take(left));
         at = offset + whole.members.len();
-        if whole.members.len() == most || at >= whole.total || at % PIECE != 0 {
+        if whole.members.len() == most || at >= whole.total || !at.is_multiple_of(PIECE) {
             return Ok(page);
         }
     }
@@ -193,11 +193,22 @@ pub(super) struct Lease {
     #[serde(default)]
     state: Map<String, Value>,
     #[serde(default = "default_ttl")]
-    ttl_ms: u64,
+    ttl_ms: Number,
 }
 
-fn default_ttl() -> u64 {
-    TTL_MS
+fn default_ttl() -> Number {
+    TTL_MS.into()
+}
+
+/// The length as an integer within the bounds. JSON has one kind of number, in which `60000.0` is an integer too.
+fn ttl_ms(asked: &Number) -> Result<u64, Problem> {
+    let integral = asked.as_f64().filter(|number| number.fract() == 0.0 && *number >= 0.0);
+    // A cast of what is out of range gives the nearest, which is out of bounds as well.
+    let ttl_ms = asked.as_u64().or(integral.map(|number| number as u64)).filter(|ttl_ms| TTLS_MS.contains(ttl_ms));
+    ttl_ms.ok_or_else(|| {
+        let (least, most) = (TTLS_MS.start(), TTLS_MS.end());
+        Problem::bad_request(format!("the body: `ttl_ms` is an integer from {least} to {most}"))
+    })
 }
 
 pub(super) async fn put(
@@ -208,11 +219,7 @@ pub(super) async fn put(
     doors: web::Data<Doors>,
 ) -> Result<HttpResponse, Problem> {
     caller.must_in(Scope::Write, &channel)?;
-    if !TTLS_MS.contains(&lease.ttl_ms) {
-        let (least, most) = (TTLS_MS.start(), TTLS_MS.end());
-        return Err(Problem::bad_request(format!("the body: `ttl_ms` is from {least} to {most}")));
-    }
-    let version = doors.core.lease(&channel, &user, lease.state, lease.ttl_ms).await?;
+    let version = doors.core.lease(&channel, &user, lease.state, ttl_ms(&lease.ttl_ms)?).await?;
     Ok(HttpResponse::NoContent().insert_header((ETAG, Tag::of(&version).as_str())).finish())
 }
 

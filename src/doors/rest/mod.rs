@@ -22,29 +22,38 @@ const PAGE: usize = 100;
 const MOST: usize = 1_000;
 
 pub(super) const GET: &[Method] = &[Method::GET, Method::HEAD];
+const GET_POST: &[Method] = &[Method::GET, Method::HEAD, Method::POST];
+const GET_POST_DELETE: &[Method] = &[Method::GET, Method::HEAD, Method::POST, Method::DELETE];
 const PUT_DELETE: &[Method] = &[Method::PUT, Method::DELETE];
 const GET_DELETE: &[Method] = &[Method::GET, Method::HEAD, Method::DELETE];
 
 /// Every route of REST, and the answer where there is none.
 pub fn routes(cfg: &mut web::ServiceConfig) {
-    // `query` is a fine name for a channel or a user, so only POST finds these.
-    cfg.service(web::resource("/v1/channels/query").guard(guard::Post()).to(channels::query))
-        .service(web::resource("/v1/users/query").guard(guard::Post()).to(users::query))
-        .service(resource("/v1/channels", GET).route(get().to(channels::list)))
-        .service(resource("/v1/channels/{channel}", GET).route(get().to(channels::one)))
-        .service(resource("/v1/channels/{channel}/members", GET).route(get().to(members::list)))
-        .service(
-            resource("/v1/channels/{channel}/members/{user}", PUT_DELETE)
-                .route(web::put().to(members::put))
-                .route(web::delete().to(members::delete)),
-        )
-        .service(resource("/v1/users", GET).route(get().to(users::list)))
-        .service(
-            resource("/v1/users/{user}", GET_DELETE).route(get().to(users::one)).route(web::delete().to(users::forget)),
-        )
-        .service(resource("/v1/stats", GET).route(get().to(stats::with_key)))
-        .service(resource("/dev/token", GET).route(get().to(development::token)))
-        .default_service(web::to(no_such_route));
+    // `query` is a fine name for a channel or a user too: only POST means something else.
+    cfg.service(
+        resource("/v1/channels/query", GET_POST).route(web::post().to(channels::query)).route(get().to(channels::one)),
+    )
+    .service(
+        resource("/v1/users/query", GET_POST_DELETE)
+            .route(web::post().to(users::query))
+            .route(get().to(users::one))
+            .route(web::delete().to(users::forget)),
+    )
+    .service(resource("/v1/channels", GET).route(get().to(channels::list)))
+    .service(resource("/v1/channels/{channel}", GET).route(get().to(channels::one)))
+    .service(resource("/v1/channels/{channel}/members", GET).route(get().to(members::list)))
+    .service(
+        resource("/v1/channels/{channel}/members/{user}", PUT_DELETE)
+            .route(web::put().to(members::put))
+            .route(web::delete().to(members::delete)),
+    )
+    .service(resource("/v1/users", GET).route(get().to(users::list)))
+    .service(
+        resource("/v1/users/{user}", GET_DELETE).route(get().to(users::one)).route(web::delete().to(users::forget)),
+    )
+    .service(resource("/v1/stats", GET).route(get().to(stats::with_key)))
+    .service(resource("/dev/token", GET).route(get().to(development::token)))
+    .default_service(web::to(no_such_route));
 }
 
 /// A resource that tells other methods which are right.

@@ -26,7 +26,14 @@ impl<T: DeserializeOwned> Query<T> {
         // The parser below replaces what is no UTF-8 instead of refusing it.
         path::decode(raw).ok_or_else(|| Problem::bad_request("the query is not percent-encoded UTF-8"))?;
         let parsed = web::Query::<T>::from_query(raw);
-        parsed.map(web::Query::into_inner).map_err(|why| Problem::bad_request(format!("the query: {why}")))
+        parsed.map(web::Query::into_inner).map_err(|why| {
+            let why = why.to_string();
+            // The framework's own words before the reason say nothing to a caller.
+            Problem::bad_request(format!(
+                "the query: {}",
+                why.strip_prefix("Query deserialize error: ").unwrap_or(&why)
+            ))
+        })
     }
 }
 

@@ -3,7 +3,7 @@
 mod answers;
 mod socket;
 mod transport;
-pub mod wire;
+pub(super) mod wire;
 
 use actix_web::{
     HttpRequest, HttpResponse,
