@@ -260,6 +260,11 @@ async fn nobody_comes_back_by_a_resend_whom_somebody_else_removed(mut w: World) 
     w.ask(&room, &id("a"), enter(1, "ann", "{}")).await;
     w.ask(&room, &id("a"), kick()).await;
     assert_eq!(w.ask(&room, &id("a"), enter(1, "ann", "{}")).await, Outcome::Gone);
+    let other = channel("room:2");
+    w.ask(&other, &id("b"), enter(1, "ben", "{}")).await;
+    let entry = |ask| Entry { roster: other.clone(), connection: id("b"), ask };
+    let (_, outcomes) = w.batch(vec![entry(kick()), entry(enter(1, "ben", "{}"))]).await.unwrap();
+    assert_eq!(outcomes[1], Outcome::Gone, "not in the same batch either");
     assert!(matches!(w.ask(&room, &id("a"), enter(2, "ann", "{}")).await, Outcome::Done { take: 2, .. }));
     w.ask(&room, &id("a"), leave(2)).await;
     assert!(matches!(w.ask(&room, &id("a"), enter(2, "ann", "{}")).await, Outcome::Done { .. }), "it left by itself");

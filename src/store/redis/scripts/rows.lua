@@ -233,7 +233,7 @@ end
 local function overrule(by, r, connection, reason)
   local row = row_of(r, connection)
   if reason ~= 'replaced' then
-    local member = r.name .. ' ' .. connection .. ' ' .. row.take
+    local member = r.name .. ' ' .. connection .. ' ' .. text_of(row.take)
     ended_ops[#ended_ops + 1] = now + ENDED_MS
     ended_ops[#ended_ops + 1] = member
     known_ended[member] = true

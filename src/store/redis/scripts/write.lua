@@ -38,7 +38,7 @@ do
         known[user] = true
         users[r][#users[r] + 1] = user
       end
-      if any_ended and entries[at + 4] then fresh[#fresh + 1] = CALL[1][r] .. ' ' .. connection .. ' ' .. entries[at + 3] end
+      if any_ended and entries[at + 4] then fresh[#fresh + 1] = CALL[1][r] .. ' ' .. connection .. ' ' .. text_of(entries[at + 3]) end
     end
     at = at + LENGTH[kind]
   end
@@ -76,7 +76,7 @@ local function present(r, connection, at, member)
   if not before then
     if take == 0 then
       take = 1
-    elseif not entries[at + 4] or (any_ended and known_ended[member .. ' ' .. take]) then
+    elseif not entries[at + 4] or ((any_ended or #ended_ops > 0) and known_ended[member .. ' ' .. text_of(take)]) then
       return answer(GONE)
     end
     if limit > 0 and is_full(r, user, limit) then return answer(FULL) end
