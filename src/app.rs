@@ -173,24 +173,24 @@ pub async fn migrate(settings: Settings) -> Result<(), Failure> {
         println!("presence is kept in memory: there is nothing to migrate");
         return Ok(());
     }
-    store(&settings, "migrate").await?;
+    Redis::connect(&settings.redis, terms(&settings), "migrate", settings.presence.last_seen_days).await?;
     println!("the stored form is the one that this version reads");
     Ok(())
 }
 
-async fn store(settings: &Settings, instance: &str) -> Result<(Arc<dyn Store>, Arc<dyn Feed>), Failure> {
+fn terms(settings: &Settings) -> Terms {
     let presence = &settings.presence;
-    let terms = Terms {
-        renew_ms: presence.instance_renew_ms,
-        lease_ms: presence.instance_lease_ms,
-        settle_ms: presence.settle_ms,
-    };
+    Terms { renew_ms: presence.instance_renew_ms, lease_ms: presence.instance_lease_ms, settle_ms: presence.settle_ms }
+}
+
+async fn store(settings: &Settings, instance: &str) -> Result<(Arc<dyn Store>, Arc<dyn Feed>), Failure> {
+    let (terms, last_seen_days) = (terms(settings), settings.presence.last_seen_days);
     if settings.redis.url.is_none() {
         tracing::warn!("no Redis is configured: presence is kept in memory, for this one instance");
-        let (memory, feed) = Memory::open(terms, instance, presence.last_seen_days);
+        let (memory, feed) = Memory::open(terms, instance, last_seen_days);
         return Ok((memory, feed));
     }
-    let (redis, feed) = Redis::connect(&settings.redis, terms, instance, presence.last_seen_days).await?;
+    let (redis, feed) = Redis::open(&settings.redis, terms, instance, last_seen_days).await?;
     Ok((redis, feed))
 }
 

@@ -35,7 +35,7 @@ pub struct Outbox {
 
 impl Outbox {
     /// An empty outbox on this worker's hub.
-    pub fn new() -> Self {
+    pub fn on_this_worker() -> Self {
         let hub = Hub::of_this_worker();
         Self {
             seat: hub.seat(),

@@ -172,7 +172,7 @@ async fn thaw(
         let left = most - whole.members.len();
         whole.members.extend(piece.members.into_iter().skip(at % PIECE).take(left));
         at = offset + whole.members.len();
-        if whole.members.len() == most || at >= whole.total || at % PIECE != 0 {
+        if whole.members.len() == most || at >= whole.total || !at.is_multiple_of(PIECE) {
             return Ok(page);
         }
     }

@@ -121,7 +121,7 @@ impl Socket {
             bucket: Bucket::new(doors.limits.operations_per_second, now),
             doors,
             sender,
-            outbox: Outbox::new(),
+            outbox: Outbox::on_this_worker(),
             session: None,
             notices: None,
             header_token,

@@ -17,6 +17,7 @@ use tokio::{
 };
 
 use super::{
+    Redis,
     client::{ANSWER, Connector, failed},
     codec,
     keys::{Keys, PartitionKeys},
@@ -72,29 +73,21 @@ impl Drop for RedisFeed {
 }
 
 impl RedisFeed {
-    /// Begins to hear what instances are told.
-    pub(super) async fn open(
-        connector: Connector,
-        pool: Pool,
-        keys: Keys,
-        partitions: u16,
-        instance: &str,
-    ) -> Result<Arc<Self>, StoreError> {
-        let control = (0..partitions).map(|number| keys.partition(number));
-        let control = control.flat_map(|keys: PartitionKeys| [keys.control(), keys.control_of(instance)]).collect();
-        let shared = Arc::new(Shared {
-            probe: keys.partition(0).probe(instance),
-            keys,
-            partitions,
-            control,
-            wanted: Mutex::default(),
-            work: Notify::new(),
-            queue: Queue::new(QUEUE),
-            rounds: watch::Sender::new(0),
-        });
-        let ear = shared.subscribed(&connector).await?;
-        let task = tokio::spawn(shared.clone().keep(connector, pool, ear));
-        Ok(Arc::new(Self { shared, task }))
+    /// Begins to hear what instances are told, on a connection that stands when this returns.
+    pub(super) async fn connect(redis: &Redis, instance: &str) -> Result<Arc<Self>, StoreError> {
+        let shared = Shared::new(redis, instance);
+        let ear = shared.subscribed(&redis.connector).await?;
+        Ok(Self::open_shared(redis, shared, Some(ear)))
+    }
+
+    /// The same on a connection that comes when Redis answers.
+    pub(super) fn open(redis: &Redis, instance: &str) -> Arc<Self> {
+        Self::open_shared(redis, Shared::new(redis, instance), None)
+    }
+
+    fn open_shared(redis: &Redis, shared: Arc<Shared>, ear: Option<Ear>) -> Arc<Self> {
+        let task = tokio::spawn(shared.clone().keep(redis.connector.clone(), redis.pool.clone(), ear));
+        Arc::new(Self { shared, task })
     }
 }
 
@@ -166,6 +159,22 @@ impl Drop for Ear {
 }
 
 impl Shared {
+    fn new(redis: &Redis, instance: &str) -> Arc<Self> {
+        let (keys, partitions) = (redis.keys.clone(), redis.partitions);
+        let control = (0..partitions).map(|number| keys.partition(number));
+        let control = control.flat_map(|keys: PartitionKeys| [keys.control(), keys.control_of(instance)]).collect();
+        Arc::new(Self {
+            probe: keys.partition(0).probe(instance),
+            keys,
+            partitions,
+            control,
+            wanted: Mutex::default(),
+            work: Notify::new(),
+            queue: Queue::new(QUEUE),
+            rounds: watch::Sender::new(0),
+        })
+    }
+
     fn lock(&self) -> MutexGuard<'_, Wanted> {
         self.wanted.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -228,24 +237,27 @@ impl Shared {
     }
 
     /// Keeps a connection, for as long as the feed lives.
-    async fn keep(self: Arc<Self>, connector: Connector, pool: Pool, mut ear: Ear) {
+    async fn keep(self: Arc<Self>, connector: Connector, pool: Pool, mut ear: Option<Ear>) {
         loop {
-            let why = self.serve(&pool, &mut ear).await;
-            tracing::warn!(why, "the feed connection is lost");
-            self.queue.lose();
-            drop(ear);
+            if let Some(mut ear) = ear.take() {
+                let why = self.serve(&pool, &mut ear).await;
+                tracing::warn!(why, "the feed connection is lost");
+                self.queue.lose();
+            }
             let mut pause = PAUSE.0;
-            ear = loop {
+            while ear.is_none() {
                 match self.subscribed(&connector).await {
-                    Ok(ear) => break ear,
-                    Err(error) => tracing::debug!(%error, "the feed does not connect"),
+                    Ok(connected) => ear = Some(connected),
+                    Err(error) => {
+                        tracing::debug!(%error, "the feed does not connect");
+                        // Not in step with the other instances.
+                        sleep(pause.mul_f64(rand::random_range(0.5..1.0))).await;
+                        pause = (pause * 2).min(PAUSE.1);
+                    }
                 }
-                // Not in step with the other instances.
-                sleep(pause.mul_f64(rand::random_range(0.5..1.0))).await;
-                pause = (pause * 2).min(PAUSE.1);
-            };
+            }
             self.queue.restore();
-            tracing::info!("the feed connection is back");
+            tracing::info!("the feed is connected");
         }
     }
 

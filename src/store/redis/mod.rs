@@ -79,6 +79,27 @@ impl Redis {
         Self::connect_with(settings, terms, instance, last_seen_days, Scripts::new(), false).await
     }
 
+    /// The same, but where Redis is out of reach it is connected to later, by the first renewal that finds it.
+    ///
+    /// # Errors
+    /// [`StoreError::Unusable`] where something has to be changed first.
+    pub async fn open(
+        settings: &Settings,
+        terms: Terms,
+        instance: &str,
+        last_seen_days: u32,
+    ) -> Result<(Arc<Self>, Arc<RedisFeed>), StoreError> {
+        let redis = Self::unconnected(settings, terms, last_seen_days, Scripts::new(), false).await?;
+        if let Err(error) = redis.connected().await {
+            if let StoreError::Unusable(_) = error {
+                return Err(error);
+            }
+            tracing::warn!(%error, "Redis does not answer yet; this instance gets ready when it does");
+        }
+        let feed = RedisFeed::open(&redis, instance);
+        Ok((redis, feed))
+    }
+
     /// The same with presence time driven by the key `…:test:time`, milliseconds.
     ///
     /// # Errors
@@ -101,6 +122,19 @@ impl Redis {
         scripts: Scripts,
         test_clock: bool,
     ) -> Result<(Arc<Self>, Arc<RedisFeed>), StoreError> {
+        let redis = Self::unconnected(settings, terms, last_seen_days, scripts, test_clock).await?;
+        redis.connected().await?;
+        let feed = RedisFeed::connect(&redis, instance).await?;
+        Ok((redis, feed))
+    }
+
+    async fn unconnected(
+        settings: &Settings,
+        terms: Terms,
+        last_seen_days: u32,
+        scripts: Scripts,
+        test_clock: bool,
+    ) -> Result<Arc<Self>, StoreError> {
         if settings.prefix.is_empty() || settings.prefix.contains(|c: char| "{}".contains(c) || !c.is_ascii_graphic()) {
             return Err(StoreError::Unusable("`redis.prefix` needs printable ASCII without spaces and braces".into()));
         }
@@ -109,7 +143,7 @@ impl Redis {
             return Err(StoreError::Unusable("`redis.partitions` must be between 1 and 4096".into()));
         }
         let connector = Connector::new(settings).await?;
-        let redis = Arc::new(Self {
+        Ok(Arc::new(Self {
             pool: connector.pool()?,
             connector,
             keys: Keys::new(&settings.prefix),
@@ -121,12 +155,7 @@ impl Redis {
             link: Mutex::new(None),
             connecting: tokio::sync::Mutex::new(()),
             links: AtomicU64::new(0),
-        });
-        redis.connected().await?;
-        let feed =
-            RedisFeed::open(redis.connector.clone(), redis.pool.clone(), redis.keys.clone(), partitions, instance)
-                .await?;
-        Ok((redis, feed))
+        }))
     }
 
     fn linked(&self) -> Option<Link> {
