@@ -188,6 +188,27 @@ async fn a_lease_ends_by_itself_unless_it_is_renewed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_lease_begins_again_after_it_was_ended_or_has_ended() {
+    let redis = Redis::start().await;
+    let space = redis.space();
+    for settings in [&space[..], &[]] {
+        let one = Instance::start(settings).await;
+        let rest = one.rest();
+        for _ in 0..3 {
+            lease(&rest, "room:1", "ann", 60_000).await;
+            lease(&rest, "room:1", "ann", 60_000).await;
+            assert_eq!(rest.users_in("room:1").await, ["ann"]);
+            assert_eq!(rest.delete(&seat("room:1", "ann")).await.status, 204);
+            assert_eq!(rest.users_in("room:1").await, [""; 0]);
+        }
+        lease(&rest, "room:1", "ann", 1_000).await;
+        eventually(DEADLINE, async || rest.users_in("room:1").await.is_empty()).await;
+        lease(&rest, "room:1", "ann", 60_000).await;
+        assert_eq!(rest.users_in("room:1").await, ["ann"]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_lease_stands_beside_a_living_connection_and_takes_nothing_from_it() {
     let redis = Redis::start().await;
     let one = Instance::start(&redis.space()).await;

@@ -203,7 +203,7 @@ impl Core {
         let before = self.store.rows(&[(in_channel.clone(), connection.clone())]).await;
         let before = before.map_err(|error| self.refuse(error))?.pop().flatten();
         let before = before.and_then(|row| serde_json::from_str::<Shown>(&row.payload).ok());
-        let since = before.map_or_else(wall_now_ms, |shown| shown.since);
+        let since = before.as_ref().map_or_else(wall_now_ms, |shown| shown.since);
         let shown = |state: Arc<RawValue>| {
             let shown = Shown { status: Status::Online, state, info: None, device: Some("lease".into()), since };
             Arc::<str>::from(serde_json::to_string(&shown).expect("what is shown is JSON"))
@@ -216,7 +216,16 @@ impl Core {
         let limit = limit.unwrap_or(self.settings.limits.members_per_channel) as u64;
 
         // The user's row decides the take; the channel's follows.
-        let (take, user_beat) = self.lease_row(&of_user, &connection, user, 0, 0, &for_user, ttl_ms).await?.0;
+        // A lease that has ended leaves its take barred for a while, and the next begins under the same id: so it begins at a take that was
+        // not there before. Where the user's row is still there, the take after that row's is a new one too.
+        let first = if before.is_some() { 0 } else { u64::from(rand::random::<u32>()) + 1 };
+        let begun = match self.lease_row(&of_user, &connection, user, first, 0, &for_user, ttl_ms).await {
+            Err(Error { code: Code::Conflict, .. }) if first > 0 => {
+                self.lease_row(&of_user, &connection, user, 0, 0, &for_user, ttl_ms).await
+            }
+            begun => begun,
+        };
+        let ((take, user_beat), _) = begun?;
         let ((_, beat), number) =
             self.lease_row(&in_channel, &connection, user, take, limit, &for_channel, ttl_ms).await?;
         self.ledger.open(&connection, user, take, 0, None);
