@@ -62,5 +62,8 @@ async fn a_listener_with_a_certificate_speaks_tls() {
         matches!(client.get(format!("{url}/readyz")).send().await, Ok(answer) if answer.status() == 200)
     })
     .await;
-    assert!(reqwest::Client::new().get(format!("{url}/readyz")).send().await.is_err(), "a strange certificate is not trusted");
+    assert!(
+        reqwest::Client::new().get(format!("{url}/readyz")).send().await.is_err(),
+        "a strange certificate is not trusted"
+    );
 }
