@@ -2,6 +2,7 @@
 
 mod error;
 mod heart;
+mod leases;
 mod ledger;
 mod mirror;
 mod mirrors;

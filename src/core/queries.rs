@@ -1,25 +1,12 @@
-//! What can be asked, and presence on somebody's behalf.
+//! What can be asked.
 
 use std::sync::Arc;
 
-use serde_json::{Map, Value, value::RawValue};
-use sha2::{Digest as _, Sha256};
-use tokio::time::timeout;
-
-use super::{
-    Core,
-    error::{Code, Error},
-    ledger::Content,
-    mirror::present,
-    session::WAIT,
-};
+use super::{Core, error::Error, mirror::present};
 use crate::{
     domain::{
-        member::{Member, Occupancy, Reason, Roll, Shown, Status, Whereabouts},
+        member::{Member, Occupancy, Roll, Status, Whereabouts},
         name::{ChannelName, ConnectionId, RosterKey, UserName},
-        partition::Beat,
-        roster::{Ask, Body, Entry, Keep, Outcome},
-        time::wall_now_ms,
         version::Version,
     },
     store::{Index, Person, Reading, StoreError, Totals},
@@ -85,7 +72,7 @@ impl Core {
     /// The counts of channels, in the order asked.
     ///
     /// # Errors
-    /// [`Code::Unavailable`] when the store is away and this instance knows nothing of one of them.
+    /// [`Code::Unavailable`](super::Code::Unavailable) when the store is away and this instance knows nothing of one of them.
     pub async fn counts(&self, channels: &[ChannelName]) -> Result<Vec<Count>, Error> {
         match self.store.counts(channels).await {
             Ok(counted) => Ok(counted
@@ -105,7 +92,7 @@ impl Core {
     /// Everybody in a channel at one version.
     ///
     /// # Errors
-    /// [`Code::Unavailable`] when the store is away and nobody here watches the channel.
+    /// [`Code::Unavailable`](super::Code::Unavailable) when the store is away and nobody here watches the channel.
     pub async fn listing(&self, channel: &ChannelName) -> Result<Listing, Error> {
         let (version, roll, stale) = match self.store.read(&RosterKey::Channel(channel.clone())).await {
             Ok(reading) => (reading.version(), roll_of(&reading), reading.settling),
@@ -125,7 +112,7 @@ impl Core {
     /// Users, in the order asked.
     ///
     /// # Errors
-    /// [`Code::Unavailable`].
+    /// [`Code::Unavailable`](super::Code::Unavailable).
     pub async fn users(&self, users: &[UserName]) -> Result<Vec<UserInfo>, Error> {
         let people = self.store.people(users).await.map_err(|error| self.refuse(error))?;
         Ok(users.iter().zip(people).map(|(user, person)| user_info(user, &person)).collect())
@@ -134,7 +121,7 @@ impl Core {
     /// The names in an index after `after`, at most `most`.
     ///
     /// # Errors
-    /// [`Code::Unavailable`].
+    /// [`Code::Unavailable`](super::Code::Unavailable).
     pub async fn names(
         &self,
         index: Index,
@@ -148,7 +135,7 @@ impl Core {
     /// The counts over everything.
     ///
     /// # Errors
-    /// [`Code::Unavailable`].
+    /// [`Code::Unavailable`](super::Code::Unavailable).
     pub async fn totals(&self) -> Result<Totals, Error> {
         self.store.totals().await.map_err(|error| self.refuse(error))
     }
@@ -156,7 +143,7 @@ impl Core {
     /// Forgets when a user was last seen.
     ///
     /// # Errors
-    /// [`Code::Unavailable`].
+    /// [`Code::Unavailable`](super::Code::Unavailable).
     pub async fn forget_user(&self, user: &UserName) -> Result<(), Error> {
         self.store.forget_user(user).await.map_err(|error| self.refuse(error))
     }
@@ -164,7 +151,7 @@ impl Core {
     /// Keeps the text of a list for its later pages, for every instance, about a minute.
     ///
     /// # Errors
-    /// [`Code::Unavailable`].
+    /// [`Code::Unavailable`](super::Code::Unavailable).
     pub async fn freeze(&self, name: &str, text: &str) -> Result<(), Error> {
         self.store.freeze(name, text).await.map_err(|error| self.refuse(error))
     }
@@ -172,126 +159,16 @@ impl Core {
     /// Reads it back.
     ///
     /// # Errors
-    /// [`Code::Unavailable`].
+    /// [`Code::Unavailable`](super::Code::Unavailable).
     pub async fn thaw(&self, name: &str) -> Result<Option<String>, Error> {
         self.store.thaw(name).await.map_err(|error| self.refuse(error))
     }
 
-    /// Joins, renews and replaces on a user's behalf: a connection of its own beside the living ones, which ends after `ttl_ms`.
-    /// Returns the version of the channel of which it is part.
-    ///
-    /// # Errors
-    /// [`Code::Limit`], [`Code::TooLarge`], [`Code::Unavailable`].
-    pub async fn lease(
-        &self,
-        channel: &ChannelName,
-        user: &UserName,
-        state: Map<String, Value>,
-        ttl_ms: u64,
-    ) -> Result<Version, Error> {
-        let most = self.settings.limits.state_bytes;
-        let state = serde_json::value::to_raw_value(&state).expect("a map of JSON values is JSON");
-        if state.get().len() > most {
-            return Err(Error::new(Code::TooLarge, format!("a state has at most {most} bytes of JSON")));
-        }
-        if self.settings.namespace(channel).is_some_and(|namespace| !namespace.presence) {
-            return Err(Error::new(Code::Forbidden, format!("presence is not available in `{channel}`")));
-        }
-        let connection = lease_connection(channel, user);
-        let in_channel = RosterKey::Channel(channel.clone());
-        let of_user = RosterKey::User(user.clone());
-        let before = self.store.rows(&[(in_channel.clone(), connection.clone())]).await;
-        let before = before.map_err(|error| self.refuse(error))?.pop().flatten();
-        let before = before.and_then(|row| serde_json::from_str::<Shown>(&row.payload).ok());
-        let since = before.map_or_else(wall_now_ms, |shown| shown.since);
-        let shown = |state: Arc<RawValue>| {
-            let shown = Shown { status: Status::Online, state, info: None, device: Some("lease".into()), since };
-            Arc::<str>::from(serde_json::to_string(&shown).expect("what is shown is JSON"))
-        };
-        let whereabouts = Whereabouts { channels: [channel.clone()].into() };
-        let content = |private: Arc<str>, payload| Content { grace_ms: ttl_ms, since, changed: 0, private, payload };
-        let for_user = content(whereabouts.to_json(), shown(crate::domain::member::empty_state()));
-        let for_channel = content("{}".into(), shown(Arc::from(state)));
-        let limit = self.settings.namespace(channel).and_then(|namespace| namespace.max_members);
-        let limit = limit.unwrap_or(self.settings.limits.members_per_channel) as u64;
-
-        // The user's row decides the take; the channel's follows.
-        let (take, user_beat) = self.lease_row(&of_user, &connection, user, 0, 0, &for_user, ttl_ms).await?.0;
-        let ((_, beat), number) =
-            self.lease_row(&in_channel, &connection, user, take, limit, &for_channel, ttl_ms).await?;
-        self.ledger.open(&connection, user, take, 0, None);
-        self.ledger.remember_lease(&connection, &of_user, for_user, ttl_ms, &user_beat);
-        self.ledger.remember_lease(&connection, &in_channel, for_channel, ttl_ms, &beat);
-        Ok(Version { epoch: beat.epoch, number })
-    }
-
-    #[allow(clippy::too_many_arguments, reason = "one row of two that a lease writes")]
-    async fn lease_row(
-        &self,
-        roster: &RosterKey,
-        connection: &ConnectionId,
-        user: &UserName,
-        take: u64,
-        limit: u64,
-        content: &Content,
-        ttl_ms: u64,
-    ) -> Result<((u64, Beat), u64), Error> {
-        let Content { grace_ms, since, changed, private, payload } = content.clone();
-        let body = Body { user: user.clone(), valid: 0, grace_ms, since, changed, private, payload };
-        let keep = Keep::Ending { remaining_ms: ttl_ms };
-        let ask = Ask::Present { take, fresh: true, limit, keep, body };
-        let entry = Entry { roster: roster.clone(), connection: connection.clone(), ask };
-        match self.ask(entry).await? {
-            (Outcome::Done { take, number, .. }, beat) => Ok(((take, beat), number)),
-            (Outcome::Full, _) => {
-                Err(Error::new(Code::Limit, format!("the channel has as many members as it may have ({limit})")))
-            }
-            _ => Err(Error::new(
-                Code::Conflict,
-                "somebody else renewed or ended this lease at the same moment; try again",
-            )),
-        }
-    }
-
-    /// Ends what [`Core::lease`] began; nothing else of the user's.
-    ///
-    /// # Errors
-    /// [`Code::Unavailable`].
-    pub async fn end_lease(&self, channel: &ChannelName, user: &UserName) -> Result<(), Error> {
-        let connection = lease_connection(channel, user);
-        for roster in [RosterKey::Channel(channel.clone()), RosterKey::User(user.clone())] {
-            let ask = Ask::Absent { take: None, reason: Reason::Left };
-            self.ask(Entry { roster: roster.clone(), connection: connection.clone(), ask }).await?;
-        }
-        self.ledger.drop_lease(&connection);
-        Ok(())
-    }
-
-    /// Asks one thing of the store and waits for the answer.
-    pub(crate) async fn ask(&self, entry: Entry) -> Result<(Outcome, Beat), Error> {
-        let too_many = || Error::unavailable("too much waits for the store of presence");
-        let answer = self.ledger.ask(entry).ok_or_else(too_many)?;
-        match timeout(WAIT, answer).await {
-            Ok(Ok(answer)) => Ok(answer),
-            _ => Err(Error::unavailable("the store of presence did not answer in time")),
-        }
-    }
-
-    fn refuse(&self, error: StoreError) -> Error {
+    /// The driver's words are for our log alone.
+    pub(crate) fn refuse(&self, error: StoreError) -> Error {
         tracing::debug!(%error, "a question could not be answered");
         error.into()
     }
-}
-
-/// One connection for each channel and user, the same on every instance.
-fn lease_connection(channel: &ChannelName, user: &UserName) -> ConnectionId {
-    let mut hash = Sha256::new();
-    hash.update(b"lease\0");
-    hash.update(channel.as_str());
-    hash.update(b"\0");
-    hash.update(user.as_str());
-    let digest = hash.finalize();
-    ConnectionId::from_bytes(digest[..16].try_into().expect("a digest has 32 bytes"))
 }
 
 fn roll_of(reading: &Reading) -> Roll {

@@ -1,0 +1,184 @@
+//! Presence on somebody's behalf: a connection without a socket, which an app server renews.
+
+use std::sync::Arc;
+
+use serde_json::{Map, Value};
+use sha2::{Digest as _, Sha256};
+use tokio::time::timeout;
+
+use super::{
+    Core,
+    error::{Code, Error},
+    ledger::Content,
+    session::WAIT,
+};
+use crate::domain::{
+    member::{Reason, Shown, Status, Whereabouts, empty_state},
+    name::{ChannelName, ConnectionId, RosterKey, UserName},
+    partition::Beat,
+    roster::{Ask, Body, Entry, Keep, Outcome},
+    time::wall_now_ms,
+    version::Version,
+};
+
+/// Somebody else may renew the same lease at the same moment; after so many tries the caller is told.
+const TRIES: usize = 4;
+
+/// The two rows of a lease, as they are to be written.
+struct Lease<'a> {
+    connection: ConnectionId,
+    user: &'a UserName,
+    in_channel: RosterKey,
+    of_user: RosterKey,
+    for_channel: Content,
+    for_user: Content,
+    /// Whether the channel's row was there a moment ago.
+    is_renewal: bool,
+    limit: u64,
+    ttl_ms: u64,
+}
+
+impl Core {
+    /// Joins, renews and replaces on a user's behalf: a connection of its own beside the living ones, which ends after `ttl_ms`.
+    /// Returns the version of the channel of which it is part.
+    ///
+    /// # Errors
+    /// [`Code::Limit`], [`Code::TooLarge`], [`Code::Forbidden`], [`Code::Unavailable`]; [`Code::Conflict`] when others renew the same lease all the time.
+    pub async fn lease(
+        &self,
+        channel: &ChannelName,
+        user: &UserName,
+        state: Map<String, Value>,
+        ttl_ms: u64,
+    ) -> Result<Version, Error> {
+        let namespace = self.settings.namespace(channel);
+        if namespace.is_some_and(|namespace| !namespace.presence) {
+            return Err(Error::new(Code::Forbidden, format!("presence is not available in `{channel}`")));
+        }
+        let most = self.settings.limits.state_bytes;
+        let state = serde_json::value::to_raw_value(&state).expect("a map of JSON values is JSON");
+        if state.get().len() > most {
+            return Err(Error::new(Code::TooLarge, format!("a state has at most {most} bytes of JSON")));
+        }
+        let limit = namespace.and_then(|namespace| namespace.max_members);
+        let limit = limit.unwrap_or(self.settings.limits.members_per_channel) as u64;
+        let connection = lease_connection(channel, user);
+        let in_channel = RosterKey::Channel(channel.clone());
+        let mut tries = 0;
+        loop {
+            let before = self.store.rows(&[(in_channel.clone(), connection.clone())]).await;
+            let before = before.map_err(|error| self.refuse(error))?.pop().flatten();
+            let before = before.and_then(|row| serde_json::from_str::<Shown>(&row.payload).ok());
+            // What did not change must look the same, or renewing would be an event.
+            let since = before.as_ref().map_or_else(wall_now_ms, |shown| shown.since);
+            let content = |private: Arc<str>, state| {
+                let shown = Shown { status: Status::Online, state, info: None, device: Some("lease".into()), since };
+                let payload = serde_json::to_string(&shown).expect("what is shown is JSON").into();
+                Content { grace_ms: ttl_ms, since, changed: 0, private, payload }
+            };
+            let whereabouts = Whereabouts { channels: [channel.clone()].into() };
+            let lease = Lease {
+                connection: connection.clone(),
+                user,
+                in_channel: in_channel.clone(),
+                of_user: RosterKey::User(user.clone()),
+                for_channel: content("{}".into(), Arc::from(state.clone())),
+                for_user: content(whereabouts.to_json(), empty_state()),
+                is_renewal: before.is_some(),
+                limit,
+                ttl_ms,
+            };
+            tries += 1;
+            match self.write_lease(lease).await {
+                Err(Error { code: Code::Conflict, .. }) if tries < TRIES => {}
+                result => return result,
+            }
+        }
+    }
+
+    /// The user's row decides the take; the channel's follows.
+    async fn write_lease(&self, lease: Lease<'_>) -> Result<Version, Error> {
+        // A lease that has ended leaves its take barred for a while, and the next begins under the same id: so it begins at a take that was
+        // not there before. Where the user's row is still there, the take after that row's is a new one too.
+        let first = if lease.is_renewal { 0 } else { u64::from(rand::random::<u32>()) + 1 };
+        let begun = match self.lease_row(&lease, &lease.of_user, &lease.for_user, first).await {
+            Err(Error { code: Code::Conflict, .. }) if first > 0 => {
+                self.lease_row(&lease, &lease.of_user, &lease.for_user, 0).await
+            }
+            begun => begun,
+        };
+        let (take, _, user_beat) = begun?;
+        let (_, number, beat) = match self.lease_row(&lease, &lease.in_channel, &lease.for_channel, take).await {
+            Ok(written) => written,
+            Err(error) => {
+                if error.code == Code::Limit {
+                    let ask = Ask::Absent { take: Some(take), reason: Reason::Left };
+                    self.ask(Entry { roster: lease.of_user, connection: lease.connection, ask }).await?;
+                }
+                return Err(error);
+            }
+        };
+        self.ledger.open(&lease.connection, lease.user, take, 0, None);
+        self.ledger.remember_lease(&lease.connection, &lease.of_user, lease.for_user, lease.ttl_ms, &user_beat);
+        self.ledger.remember_lease(&lease.connection, &lease.in_channel, lease.for_channel, lease.ttl_ms, &beat);
+        Ok(Version { epoch: beat.epoch, number })
+    }
+
+    /// Writes one of the two rows: its take, the roster's number, and the partition's word.
+    async fn lease_row(
+        &self,
+        lease: &Lease<'_>,
+        roster: &RosterKey,
+        content: &Content,
+        take: u64,
+    ) -> Result<(u64, u64, Beat), Error> {
+        let Content { grace_ms, since, changed, private, payload } = content.clone();
+        let body = Body { user: lease.user.clone(), valid: 0, grace_ms, since, changed, private, payload };
+        let limit = if *roster == lease.in_channel { lease.limit } else { 0 };
+        let keep = Keep::Ending { remaining_ms: lease.ttl_ms };
+        let ask = Ask::Present { take, fresh: true, limit, keep, body };
+        let entry = Entry { roster: roster.clone(), connection: lease.connection.clone(), ask };
+        match self.ask(entry).await? {
+            (Outcome::Done { take, number, .. }, beat) => Ok((take, number, beat)),
+            (Outcome::Full, _) => {
+                Err(Error::new(Code::Limit, format!("the channel has as many members as it may have ({limit})")))
+            }
+            _ => Err(Error::new(Code::Conflict, "others renew or end this lease at the same moment; try again")),
+        }
+    }
+
+    /// Ends what [`Core::lease`] began; nothing else of the user's.
+    ///
+    /// # Errors
+    /// [`Code::Unavailable`].
+    pub async fn end_lease(&self, channel: &ChannelName, user: &UserName) -> Result<(), Error> {
+        let connection = lease_connection(channel, user);
+        for roster in [RosterKey::Channel(channel.clone()), RosterKey::User(user.clone())] {
+            let ask = Ask::Absent { take: None, reason: Reason::Left };
+            self.ask(Entry { roster, connection: connection.clone(), ask }).await?;
+        }
+        self.ledger.drop_lease(&connection);
+        Ok(())
+    }
+
+    /// Asks one thing of the store and waits for the answer.
+    pub(crate) async fn ask(&self, entry: Entry) -> Result<(Outcome, Beat), Error> {
+        let too_many = || Error::unavailable("too much waits for the store of presence");
+        let answer = self.ledger.ask(entry).ok_or_else(too_many)?;
+        match timeout(WAIT, answer).await {
+            Ok(Ok(answer)) => Ok(answer),
+            _ => Err(Error::unavailable("the store of presence did not answer in time")),
+        }
+    }
+}
+
+/// One connection for each channel and user, the same on every instance.
+fn lease_connection(channel: &ChannelName, user: &UserName) -> ConnectionId {
+    let mut hash = Sha256::new();
+    hash.update(b"lease\0");
+    hash.update(channel.as_str());
+    hash.update(b"\0");
+    hash.update(user.as_str());
+    let digest = hash.finalize();
+    ConnectionId::from_bytes(digest[..16].try_into().expect("a digest has 32 bytes"))
+}
