@@ -20,6 +20,9 @@ impl Pair {
     async fn start(more: &[(&'static str, &str)]) -> Self {
         let redis = Redis::start().await;
         let mut space = redis.space();
+        // More partitions than one are for Redis Cluster, and must look the same: `ROLLCALL_TEST_PARTITIONS=4` runs all of this over them.
+        let partitions = std::env::var("ROLLCALL_TEST_PARTITIONS").unwrap_or_else(|_| "1".to_owned());
+        space.push(("ROLLCALL__REDIS__PARTITIONS", partitions));
         space.extend(more.iter().map(|(name, value)| (*name, (*value).to_owned())));
         let (one, two) = tokio::join!(Instance::start(&space), Instance::start(&space));
         Self { redis, one, two }

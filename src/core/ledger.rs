@@ -351,8 +351,10 @@ impl Ledger {
             if let Some(place) = account.places.get_mut(&roster) {
                 place.queued = false;
             }
-            // The row of the user first: it decides who has the connection and names the channels.
-            if roster != user && account.places.get(&user).is_some_and(|place| !place.is_acknowledged()) {
+            // The row of the user first, for it decides who has the connection and names the channels; but last when both go.
+            let goes = account.places.get(&roster).is_some_and(|place| matches!(place.wanted, Wanted::Gone(_)));
+            let user_waits = account.places.get(&user).is_some_and(|place| !place.is_acknowledged());
+            if roster != user && user_waits && !goes {
                 if self.store.partition_of(&user) != partition {
                     continue;
                 }
