@@ -174,7 +174,7 @@ impl Sweeper {
     /// Lets go of what the store thinks this instance holds and it does not know; sends again what the store should know and does not.
     async fn compare(&self) -> Result<(), StoreError> {
         let Some(standing) = self.pulse.standing() else { return Ok(()) };
-        self.ledger.drop_ended(&standing.beat, SLACK_MS);
+        self.ledger.drop_ended(self.partition, &standing.beat, SLACK_MS);
         let mut held = HashSet::new();
         let mut cursor = None;
         loop {
