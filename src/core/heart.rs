@@ -177,6 +177,7 @@ impl Heart {
         let epoch_is_new = memory.last.as_ref().is_some_and(|(epoch, _)| *epoch != beat.epoch);
         let was_away = memory.renewed_at.elapsed() > Duration::from_millis(self.settings.presence.instance_lease_ms);
         let died = std::mem::take(&mut memory.died);
+        self.ledger.registered(self.partition, &beat.epoch);
         if epoch_is_new || died || link != memory.link {
             // Whoever was away long must not offer sockets that have died meanwhile.
             let reset = Reset { epoch: epoch_is_new, reborn: died || (epoch_is_new && was_away) };

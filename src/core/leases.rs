@@ -118,10 +118,10 @@ impl Core {
                 return Err(error);
             }
         };
-        self.ledger.open(&lease.connection, lease.user, take, 0, None);
-        self.ledger.remember_lease(&lease.connection, &lease.of_user, lease.for_user, lease.ttl_ms, &user_beat);
-        self.ledger.remember_lease(&lease.connection, &lease.in_channel, lease.for_channel, lease.ttl_ms, &beat);
-        Ok(Version { epoch: beat.epoch, number })
+        let epoch = beat.epoch.clone();
+        let rows = [(lease.of_user, lease.for_user, user_beat), (lease.in_channel, lease.for_channel, beat)];
+        self.ledger.remember_lease(&lease.connection, lease.user, take, rows, lease.ttl_ms, lease.is_renewal);
+        Ok(Version { epoch, number })
     }
 
     /// Writes one of the two rows: its take, the roster's number, and the partition's word.

@@ -6,7 +6,10 @@
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
-    sync::{Arc, Mutex, MutexGuard},
+    sync::{
+        Arc, Mutex, MutexGuard,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use tokio::sync::{Notify, oneshot};
@@ -60,21 +63,42 @@ pub(crate) enum Settlement {
     Full,
 }
 
+/// Counts in its lane for as long as a place waits to be acknowledged, whatever becomes of the place.
+#[derive(Debug)]
+struct Waiting(Arc<AtomicUsize>);
+
+impl Waiting {
+    fn new(count: &Arc<AtomicUsize>) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count.clone())
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 #[derive(Debug)]
 struct Place {
+    partition: PartitionId,
     wanted: Wanted,
     content: Content,
     limit: u64,
     fresh: bool,
     revision: u64,
-    acknowledged: Option<u64>,
+    /// None when the store has acknowledged what is wanted.
+    waiting: Option<Waiting>,
+    /// It has been on its way to the store, which may therefore know of it.
+    sent: bool,
     queued: bool,
     waiters: Vec<(u64, oneshot::Sender<Settlement>)>,
 }
 
 impl Place {
     fn is_acknowledged(&self) -> bool {
-        self.acknowledged == Some(self.revision)
+        self.waiting.is_none()
     }
 
     fn settle(&mut self, up_to: u64, settlement: &Settlement) {
@@ -96,6 +120,8 @@ struct Account {
     user: UserName,
     take: u64,
     valid: u64,
+    /// The take that the client's newest resume token names.
+    token: u64,
     needs_proof: bool,
     places: BTreeMap<RosterKey, Place>,
     notices: Option<Arc<Notices>>,
@@ -104,8 +130,17 @@ struct Account {
 #[derive(Debug, Default)]
 struct Lane {
     dirty: VecDeque<(ConnectionId, RosterKey)>,
-    asks: VecDeque<(Entry, oneshot::Sender<(Outcome, Beat)>)>,
+    asks: VecDeque<(Entry, Asker)>,
+    /// How many places are not acknowledged.
+    waiting: Arc<AtomicUsize>,
+    /// Counts the resets: an answer to a batch from before one says nothing of what the store holds now.
+    era: u64,
+    /// The epoch of the last registration.
+    epoch: Option<Epoch>,
 }
+
+/// Who waits for the answer to a question; none where this instance only puts something right.
+type Asker = Option<oneshot::Sender<(Outcome, Beat)>>;
 
 #[derive(Debug)]
 struct Book {
@@ -117,9 +152,9 @@ struct Book {
 /// An entry on its way, so that its answer finds what it was for.
 pub(crate) enum Sent {
     /// A place as it was wanted.
-    Place { connection: ConnectionId, roster: RosterKey, take: u64, revision: u64, removal: bool },
-    /// A question asked once.
-    Ask(oneshot::Sender<(Outcome, Beat)>),
+    Place { connection: ConnectionId, roster: RosterKey, take: u64, revision: u64, removal: bool, era: u64 },
+    /// A question asked once, of this row.
+    Ask(RosterKey, ConnectionId, Asker),
 }
 
 /// Why everything counts as unacknowledged again.
@@ -161,13 +196,7 @@ impl Ledger {
     pub fn is_settled(&self, partition: PartitionId) -> bool {
         let book = self.lock();
         let lane = &book.lanes[usize::from(partition)];
-        lane.dirty.is_empty()
-            && lane.asks.is_empty()
-            && book
-                .accounts
-                .values()
-                .flat_map(|account| &account.places)
-                .all(|(roster, place)| place.is_acknowledged() || self.store.partition_of(roster) != partition)
+        lane.asks.is_empty() && lane.waiting.load(Ordering::Relaxed) == 0
     }
 
     /// How many connections this instance answers for.
@@ -194,7 +223,8 @@ impl Ledger {
         book.owners += 1;
         let owner = book.owners;
         let places = BTreeMap::new();
-        let account = Account { owner, user: user.clone(), take, valid, needs_proof: false, places, notices };
+        let user = user.clone();
+        let account = Account { owner, user, take, valid, token: take, needs_proof: false, places, notices };
         if let Some(notices) = book.accounts.insert(connection.clone(), account).and_then(|old| old.notices) {
             notices.end(Reason::Replaced);
         }
@@ -212,29 +242,51 @@ impl Ledger {
         self.want(connection, roster, Some(content), Wanted::Held, limit)
     }
 
-    /// Wants a lease without a socket, which was acknowledged already, kept in mind for the case that Redis loses it.
+    /// Wants a lease without a socket, whose rows were acknowledged already, kept in mind for the case that the store loses them. Where a later
+    /// renewal of it is known that counts; where a new epoch has begun since the answer the rows are sent again.
     pub fn remember_lease(
         &self,
         connection: &ConnectionId,
-        roster: &RosterKey,
-        content: Content,
+        user: &UserName,
+        take: u64,
+        rows: [(RosterKey, Content, Beat); 2],
         remaining_ms: u64,
-        beat: &Beat,
+        is_renewal: bool,
     ) {
         let mut book = self.lock();
-        let Some(account) = book.accounts.get_mut(connection) else { return };
-        let counted_from = Some((beat.epoch.clone(), beat.now));
-        let place = Place {
-            wanted: Wanted::Ending { remaining_ms, counted_from },
-            content,
-            limit: 0,
-            fresh: false,
-            revision: 1,
-            acknowledged: Some(1),
-            queued: false,
-            waiters: Vec::new(),
-        };
-        account.places.insert(roster.clone(), place);
+        if is_renewal && book.accounts.get(connection).is_some_and(|account| account.take > take) {
+            return;
+        }
+        let mut places = BTreeMap::new();
+        let mut lost = Vec::new();
+        for (roster, content, beat) in rows {
+            let partition = self.store.partition_of(&roster);
+            let lane = &book.lanes[usize::from(partition)];
+            let is_lost = lane.epoch.as_ref().is_some_and(|epoch| *epoch != beat.epoch);
+            let place = Place {
+                partition,
+                wanted: Wanted::Ending { remaining_ms, counted_from: (!is_lost).then_some((beat.epoch, beat.now)) },
+                content,
+                limit: 0,
+                fresh: is_lost,
+                revision: 1,
+                waiting: is_lost.then(|| Waiting::new(&lane.waiting)),
+                sent: true,
+                queued: false,
+                waiters: Vec::new(),
+            };
+            if is_lost {
+                lost.push(roster.clone());
+            }
+            places.insert(roster, place);
+        }
+        book.owners += 1;
+        let (owner, user) = (book.owners, user.clone());
+        let account = Account { owner, user, take, valid: 0, token: take, needs_proof: false, places, notices: None };
+        book.accounts.insert(connection.clone(), account);
+        for roster in lost {
+            self.queue(&mut book, connection, &roster);
+        }
     }
 
     /// Wants another payload shown.
@@ -285,10 +337,11 @@ impl Ledger {
     pub fn confirm(&self, connection: &ConnectionId, owner: u64) {
         let mut book = self.lock();
         let Some(account) = book.accounts.get_mut(connection) else { return };
-        if account.owner != owner || account.valid == account.take {
+        // Not the take itself: a proof has raised that, and the client's token names the one from before.
+        if account.owner != owner || account.valid == account.token {
             return;
         }
-        account.valid = account.take;
+        account.valid = account.token;
         let user = RosterKey::User(account.user.clone());
         self.touch(&mut book, connection, &user);
     }
@@ -320,20 +373,48 @@ impl Ledger {
         if lane.asks.len() >= ASKS {
             return None;
         }
-        lane.asks.push_back((entry, sender));
+        lane.asks.push_back((entry, Some(sender)));
         drop(book);
         self.wake[partition].notify_one();
         Some(receiver)
     }
 
-    /// Questions whose asker gave up are dropped, so that they are not carried out after an outage.
-    fn live_ask(lane: &mut Lane) -> Option<(Entry, oneshot::Sender<(Outcome, Beat)>)> {
-        while let Some((entry, sender)) = lane.asks.pop_front() {
-            if !sender.is_closed() {
-                return Some((entry, sender));
+    /// The next question that is still to be asked: not one whose asker gave up, so that it is not carried out after an outage, and not a release of
+    /// what has come to be known here since.
+    fn live_ask(lane: &mut Lane, accounts: &HashMap<ConnectionId, Account>) -> Option<(Entry, Asker)> {
+        while let Some((entry, asker)) = lane.asks.pop_front() {
+            let is_known =
+                || accounts.get(&entry.connection).is_some_and(|account| account.places.contains_key(&entry.roster));
+            let is_void =
+                asker.as_ref().is_some_and(oneshot::Sender::is_closed) || (entry.ask == Ask::Release && is_known());
+            if !is_void {
+                return Some((entry, asker));
             }
         }
         None
+    }
+
+    /// Lets a row end that the store may think this instance holds, and for which nobody here answers.
+    fn release(&self, book: &mut Book, connection: &ConnectionId, roster: &RosterKey) {
+        let partition = usize::from(self.store.partition_of(roster));
+        let lane = &mut book.lanes[partition];
+        // Where there is no room the comparison finds the row.
+        if lane.asks.len() < ASKS {
+            let entry = Entry { roster: roster.clone(), connection: connection.clone(), ask: Ask::Release };
+            lane.asks.push_back((entry, None));
+            self.wake[partition].notify_one();
+        }
+    }
+
+    /// Another take has the connection: what only this instance may have written goes.
+    fn give_up(&self, book: &mut Book, connection: &ConnectionId) {
+        let Some(account) = book.accounts.remove(connection) else { return };
+        if let Some(notices) = &account.notices {
+            notices.end(Reason::Replaced);
+        }
+        for (roster, _) in account.places.iter().filter(|(_, place)| place.sent && place.wanted == Wanted::Held) {
+            self.release(book, connection, roster);
+        }
     }
 
     /// The next batch of a partition, at most `most` entries.
@@ -341,47 +422,51 @@ impl Ledger {
         let mut book = self.lock();
         let Book { accounts, lanes, .. } = &mut *book;
         let lane = &mut lanes[usize::from(partition)];
+        let era = lane.era;
         let (mut entries, mut sent) = (Vec::new(), Vec::new());
         let mut included = std::collections::HashSet::new();
-        while entries.len() < most
+        // While much is sent again, those who wait for an answer have their turn too.
+        let most_places = most - lane.asks.len().min(most / 4);
+        while entries.len() < most_places
             && let Some((connection, roster)) = lane.dirty.pop_front()
         {
             let Some(account) = accounts.get_mut(&connection) else { continue };
             let user = RosterKey::User(account.user.clone());
-            if let Some(place) = account.places.get_mut(&roster) {
-                place.queued = false;
-            }
-            // The row of the user first, for it decides who has the connection and names the channels; but last when both go.
-            let goes = account.places.get(&roster).is_some_and(|place| matches!(place.wanted, Wanted::Gone(_)));
-            let user_waits = account.places.get(&user).is_some_and(|place| !place.is_acknowledged());
-            if roster != user && user_waits && !goes {
-                if self.store.partition_of(&user) != partition {
+            let Some(place) = account.places.get_mut(&roster) else { continue };
+            place.queued = false;
+            // The row of the user first: it decides who has the connection and names the channels. Whoever leaves does not wait for it: it waits.
+            if roster != user
+                && !matches!(place.wanted, Wanted::Gone(_))
+                && let Some(of_user) = account.places.get(&user)
+                && !of_user.is_acknowledged()
+            {
+                if of_user.partition != partition {
                     continue;
                 }
                 if included.insert((connection.clone(), user.clone()))
-                    && let Some(one) = self.entry(account, &connection, &user)
+                    && let Some(one) = Self::entry(account, &connection, &user, era)
                 {
                     entries.push(one.0);
                     sent.push(one.1);
                 }
             }
             if included.insert((connection.clone(), roster.clone()))
-                && let Some(one) = self.entry(account, &connection, &roster)
+                && let Some(one) = Self::entry(account, &connection, &roster, era)
             {
                 entries.push(one.0);
                 sent.push(one.1);
             }
         }
         while entries.len() < most
-            && let Some((entry, sender)) = Self::live_ask(lane)
+            && let Some((entry, asker)) = Self::live_ask(lane, accounts)
         {
+            sent.push(Sent::Ask(entry.roster.clone(), entry.connection.clone(), asker));
             entries.push(entry);
-            sent.push(Sent::Ask(sender));
         }
         (entries, sent)
     }
 
-    fn entry(&self, account: &Account, connection: &ConnectionId, roster: &RosterKey) -> Option<(Entry, Sent)> {
+    fn entry(account: &mut Account, connection: &ConnectionId, roster: &RosterKey, era: u64) -> Option<(Entry, Sent)> {
         let place = account.places.get(roster)?;
         if place.is_acknowledged() {
             return None;
@@ -420,7 +505,9 @@ impl Ledger {
             take: account.take,
             revision: place.revision,
             removal: matches!(place.wanted, Wanted::Gone(_)),
+            era,
         };
+        account.places.get_mut(roster)?.sent = true;
         Some((entry, sent))
     }
 
@@ -429,8 +516,12 @@ impl Ledger {
         let mut book = self.lock();
         for (sent, outcome) in sent.into_iter().zip(outcomes) {
             match sent {
-                Sent::Ask(sender) => {
-                    let _ = sender.send((outcome, beat.clone()));
+                Sent::Ask(roster, connection, asker) => {
+                    let unheard = asker.and_then(|asker| asker.send((outcome, beat.clone())).err());
+                    if let Some((Outcome::Claimed { .. }, _)) = unheard {
+                        // The one who took the connection has given up: it ends like one whose socket broke.
+                        self.release(&mut book, &connection, &roster);
+                    }
                 }
                 place @ Sent::Place { .. } => self.conclude(&mut book, beat, &place, outcome),
             }
@@ -448,7 +539,11 @@ impl Ledger {
     }
 
     fn conclude(&self, book: &mut Book, beat: &Beat, sent: &Sent, outcome: Outcome) {
-        let Sent::Place { connection, roster, take, revision, removal } = sent else { return };
+        let Sent::Place { connection, roster, take, revision, removal, era } = sent else { return };
+        if book.lanes[usize::from(self.store.partition_of(roster))].era != *era {
+            self.queue(book, connection, roster);
+            return;
+        }
         let Some(account) = book.accounts.get_mut(connection) else { return };
         let Some(place) = account.places.get_mut(roster).filter(|_| account.take == *take) else { return };
         let is_user = matches!(roster, RosterKey::User(_));
@@ -473,7 +568,7 @@ impl Ledger {
                 place.content.since = since;
                 if place.revision == *revision {
                     place.content.changed = changed;
-                    place.acknowledged = Some(*revision);
+                    place.waiting = None;
                     if let Wanted::Ending { counted_from, .. } = &mut place.wanted {
                         counted_from.get_or_insert_with(|| (beat.epoch.clone(), beat.now));
                     }
@@ -497,12 +592,7 @@ impl Ledger {
                     self.wipe(book, connection, Reason::Kicked);
                 }
             }
-            Outcome::Lost => {
-                if let Some(notices) = &account.notices {
-                    notices.end(Reason::Replaced);
-                }
-                book.accounts.remove(connection);
-            }
+            Outcome::Lost => self.give_up(book, connection),
             Outcome::Full => self.close_place(book, connection, roster, &Settlement::Full),
             Outcome::Claimed { .. } => tracing::error!("a place was answered with a claim"),
         }
@@ -549,10 +639,7 @@ impl Ledger {
         }
         if reason == Reason::Replaced {
             if is_user {
-                if let Some(notices) = &account.notices {
-                    notices.end(reason);
-                }
-                book.accounts.remove(connection);
+                self.give_up(&mut book, connection);
             }
             return;
         }
@@ -572,15 +659,19 @@ impl Ledger {
     pub fn reset(&self, partition: PartitionId, reset: Reset, last: Option<(&Epoch, u64)>) {
         let mut book = self.lock();
         let mut touched = Vec::new();
-        for (connection, account) in &mut book.accounts {
+        let Book { accounts, lanes, .. } = &mut *book;
+        let lane = &mut lanes[usize::from(partition)];
+        lane.era += 1;
+        for (connection, account) in accounts {
             let mut reborn = false;
             for (roster, place) in &mut account.places {
-                if self.store.partition_of(roster) != partition {
+                if place.partition != partition {
                     continue;
                 }
-                place.acknowledged = None;
+                place.waiting.get_or_insert_with(|| Waiting::new(&lane.waiting));
                 place.fresh |= reset.epoch;
-                reborn |= reset.reborn && place.wanted == Wanted::Held;
+                // What was never sent cannot have been lost, and its socket has only just spoken.
+                reborn |= reset.reborn && place.sent && place.wanted == Wanted::Held;
                 if reset.epoch
                     && let Wanted::Ending { remaining_ms, counted_from } = &mut place.wanted
                     && let Some((epoch, from)) = counted_from.take()
@@ -605,18 +696,24 @@ impl Ledger {
         self.wake[usize::from(partition)].notify_one();
     }
 
+    /// This instance has registered in an epoch.
+    pub fn registered(&self, partition: PartitionId, epoch: &Epoch) {
+        self.lock().lanes[usize::from(partition)].epoch = Some(epoch.clone());
+    }
+
     /// What a partition's `held` set should name is sent again where the set does not.
     pub fn resend_missing(&self, partition: PartitionId, held: &std::collections::HashSet<(RosterKey, ConnectionId)>) {
         let mut book = self.lock();
         let mut missing = Vec::new();
-        for (connection, account) in &mut book.accounts {
+        let Book { accounts, lanes, .. } = &mut *book;
+        for (connection, account) in accounts {
             for (roster, place) in &mut account.places {
                 if place.wanted == Wanted::Held
                     && place.is_acknowledged()
-                    && self.store.partition_of(roster) == partition
+                    && place.partition == partition
                     && !held.contains(&(roster.clone(), connection.clone()))
                 {
-                    place.acknowledged = None;
+                    place.waiting = Some(Waiting::new(&lanes[usize::from(partition)].waiting));
                     missing.push((connection.clone(), roster.clone()));
                 }
             }
@@ -627,16 +724,19 @@ impl Ledger {
     }
 
     /// Drops what has ended long ago by this partition's time, though nobody said so.
-    pub fn drop_ended(&self, beat: &Beat, slack_ms: u64) {
-        let mut book = self.lock();
-        book.accounts.retain(|_, account| {
-            account.places.is_empty()
-                || !account.places.values().all(|place| match &place.wanted {
-                    Wanted::Ending { remaining_ms, counted_from: Some((epoch, from)) } => {
-                        *epoch == beat.epoch && beat.now > from + remaining_ms + slack_ms
-                    }
-                    _ => false,
-                })
+    pub fn drop_ended(&self, partition: PartitionId, beat: &Beat, slack_ms: u64) {
+        self.lock().accounts.retain(|_, account| {
+            let had = account.places.len();
+            account.places.retain(|_, place| {
+                let Wanted::Ending { remaining_ms, counted_from: Some((epoch, from)) } = &place.wanted else {
+                    return true;
+                };
+                place.partition != partition
+                    || !place.is_acknowledged()
+                    || *epoch != beat.epoch
+                    || beat.now <= from + remaining_ms + slack_ms
+            });
+            had == account.places.len() || !account.places.is_empty()
         });
     }
 
@@ -680,6 +780,16 @@ impl Ledger {
         for roster in rosters {
             self.touch(&mut book, connection, &roster);
         }
+        self.close_unsent(&mut book, connection);
+    }
+
+    /// What the store has never heard of, and shall not, is gone already. Otherwise an outage would gather all who came and gave up.
+    fn close_unsent(&self, book: &mut Book, connection: &ConnectionId) {
+        let Some(account) = book.accounts.get(connection) else { return };
+        let unsent = account.places.iter().filter(|(_, place)| !place.sent && matches!(place.wanted, Wanted::Gone(_)));
+        for roster in unsent.map(|(roster, _)| roster.clone()).collect::<Vec<_>>() {
+            self.close_place(book, connection, &roster, &Settlement::Lost);
+        }
     }
 
     fn want(
@@ -692,7 +802,14 @@ impl Ledger {
     ) -> oneshot::Receiver<Settlement> {
         let (sender, receiver) = oneshot::channel();
         let mut book = self.lock();
-        let Some(account) = book.accounts.get_mut(connection) else { return answered(Settlement::Lost) };
+        let Book { accounts, lanes, .. } = &mut *book;
+        let Some(account) = accounts.get_mut(connection) else { return answered(Settlement::Lost) };
+        if wanted == Wanted::Held && account.notices.as_ref().is_some_and(|notices| notices.is_over()) {
+            // Somebody has put the connection out; its session will hear of it.
+            return answered(Settlement::Lost);
+        }
+        let partition = self.store.partition_of(roster);
+        let count = &lanes[usize::from(partition)].waiting;
         let revision = match (account.places.get_mut(roster), content) {
             (Some(place), content) => {
                 if let Some(content) = content {
@@ -700,18 +817,21 @@ impl Ledger {
                 }
                 place.wanted = wanted;
                 place.revision += 1;
+                place.waiting.get_or_insert_with(|| Waiting::new(count));
                 place.waiters.push((place.revision, sender));
                 place.revision
             }
             (None, Some(content)) => {
                 let waiters = vec![(1, sender)];
                 let place = Place {
+                    partition,
                     wanted,
                     content,
                     limit,
                     fresh: true,
                     revision: 1,
-                    acknowledged: None,
+                    waiting: Some(Waiting::new(count)),
+                    sent: false,
                     queued: false,
                     waiters,
                 };
@@ -726,13 +846,16 @@ impl Ledger {
             self.touch(&mut book, connection, &user);
         }
         self.queue(&mut book, connection, roster);
+        self.close_unsent(&mut book, connection);
         receiver
     }
 
     /// Counts a place as changed and queues it.
     fn touch(&self, book: &mut Book, connection: &ConnectionId, roster: &RosterKey) {
-        if let Some(place) = book.accounts.get_mut(connection).and_then(|account| account.places.get_mut(roster)) {
+        let Book { accounts, lanes, .. } = &mut *book;
+        if let Some(place) = accounts.get_mut(connection).and_then(|account| account.places.get_mut(roster)) {
             place.revision += 1;
+            place.waiting.get_or_insert_with(|| Waiting::new(&lanes[usize::from(place.partition)].waiting));
             self.queue(book, connection, roster);
         }
     }
@@ -749,7 +872,7 @@ impl Ledger {
         let place = book.accounts.get_mut(connection).and_then(|account| account.places.get_mut(roster));
         let Some(place) = place.filter(|place| !place.queued && !place.is_acknowledged()) else { return };
         place.queued = true;
-        let partition = usize::from(self.store.partition_of(roster));
+        let partition = usize::from(place.partition);
         book.lanes[partition].dirty.push_back((connection.clone(), roster.clone()));
         self.wake[partition].notify_one();
     }

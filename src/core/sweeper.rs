@@ -117,8 +117,17 @@ impl Sweeper {
         Ok(swept)
     }
 
+    /// Some rows that a generation holds; none when it holds nothing any more. A page may be empty though others follow.
     async fn held_page(&self, generation: &Generation) -> Result<Vec<(RosterKey, ConnectionId)>, StoreError> {
-        Ok(self.store.held(self.partition, generation, None, ROWS).await?.0)
+        let mut cursor = None;
+        loop {
+            let (mut rows, next) = self.store.held(self.partition, generation, cursor, ROWS).await?;
+            if !rows.is_empty() || next.is_none() {
+                rows.truncate(2 * ROWS);
+                return Ok(rows);
+            }
+            cursor = next;
+        }
     }
 
     /// For each row the greatest take that may go. A connection that another instance took over, and whose channels it has not taken yet, keeps its
@@ -165,7 +174,7 @@ impl Sweeper {
     /// Lets go of what the store thinks this instance holds and it does not know; sends again what the store should know and does not.
     async fn compare(&self) -> Result<(), StoreError> {
         let Some(standing) = self.pulse.standing() else { return Ok(()) };
-        self.ledger.drop_ended(&standing.beat, SLACK_MS);
+        self.ledger.drop_ended(self.partition, &standing.beat, SLACK_MS);
         let mut held = HashSet::new();
         let mut cursor = None;
         loop {
@@ -179,10 +188,13 @@ impl Sweeper {
         for (roster, connection) in &held {
             if !self.ledger.knows(connection, roster) {
                 let entry = Entry { roster: roster.clone(), connection: connection.clone(), ask: Ask::Release };
-                if let Some(answer) = self.ledger.ask(entry)
-                    && let Ok(Ok((outcome, _))) = timeout(Duration::from_secs(5), answer).await
-                {
-                    tracing::info!(?outcome, "let go of a row that this instance did not know");
+                let Some(answer) = self.ledger.ask(entry) else { break };
+                match timeout(Duration::from_secs(5), answer).await {
+                    Ok(Ok((outcome, _))) => tracing::info!(?outcome, "let go of a row that this instance did not know"),
+                    // It has come to be known meanwhile, or the batch failed: the next comparison sees.
+                    Ok(Err(_)) => {}
+                    // Nobody answers: sweeping must not wait for each of them.
+                    Err(_) => break,
                 }
             }
         }
