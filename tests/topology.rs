@@ -196,7 +196,6 @@ async fn when_one_instance_stops_who_comes_back_through_nginx_is_no_event_and_wh
             // One of twenty has closed the laptop. Its grace runs from the goodbye on.
             if turn.fetch_add(1, Ordering::Relaxed).is_multiple_of(20) {
                 let goodbye_at = person.client().events("reconnect")[0].at;
-                println!("{:?}", goodbye_at.elapsed());
                 return (person, Some(goodbye_at));
             }
             person.come_back(&base).await;
