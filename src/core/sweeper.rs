@@ -117,8 +117,16 @@ impl Sweeper {
         Ok(swept)
     }
 
+    /// Some of what a generation holds; nothing only when it holds nothing. A page may be empty and others follow: users come before channels.
     async fn held_page(&self, generation: &Generation) -> Result<Vec<(RosterKey, ConnectionId)>, StoreError> {
-        Ok(self.store.held(self.partition, generation, None, ROWS).await?.0)
+        let mut cursor = None;
+        loop {
+            let (page, next) = self.store.held(self.partition, generation, cursor, ROWS).await?;
+            if !page.is_empty() || next.is_none() {
+                return Ok(page);
+            }
+            cursor = next;
+        }
     }
 
     /// For each row the greatest take that may go. A connection that another instance took over, and whose channels it has not taken yet, keeps its
