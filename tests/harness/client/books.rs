@@ -218,7 +218,9 @@ impl Books {
                     self.violations.push(format!("a join is acknowledged with epoch and version: {ok}"));
                     return;
                 };
-                if watch {
+                let goes_on = self.views.get(&channel).is_some_and(|view| view.level() == Level::Users);
+                // Who joins again and watches already goes on watching: no snapshot, no new record.
+                if watch && !goes_on {
                     self.watched(&channel, Level::Users, false);
                     let user = self.welcome["user"].as_str().map(str::to_owned);
                     if let Some(view) = self.views.get_mut(&channel) {

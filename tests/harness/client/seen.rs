@@ -1,6 +1,6 @@
 //! What a client has seen, and waiting until it has.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use serde_json::Value;
 
@@ -26,6 +26,11 @@ impl Client {
     /// The view of a watched channel.
     pub fn view(&self, channel: &str) -> Option<View> {
         self.shared.books.lock().unwrap().views.get(channel).cloned()
+    }
+
+    /// The views of all watched channels.
+    pub fn views(&self) -> BTreeMap<String, View> {
+        self.shared.books.lock().unwrap().views.clone()
     }
 
     /// The users whom the view of a channel shows, sorted; none without a view.
