@@ -349,7 +349,8 @@ impl Socket {
                 self.refuse(id, &error);
                 return Ok(());
             }
-            Ok((id, _)) if wait_ms > 0 => {
+            // A goodbye costs nothing, and whoever asks too fast may leave.
+            Ok((id, request)) if wait_ms > 0 && !matches!(request, Request::Bye) => {
                 let most = self.doors.limits.operations_per_second;
                 let mut error = Error::new(Code::RateLimited, format!("at most {most} operations a second; slow down"));
                 error.retry_after_ms = Some(wait_ms);

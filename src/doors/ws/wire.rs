@@ -103,7 +103,7 @@ struct WatchShape {
     channel: Channel,
     #[serde(default)]
     level: Level,
-    since: Option<SinceShape>,
+    since: Option<Map<String, Value>>,
 }
 
 #[derive(Deserialize)]
@@ -209,6 +209,7 @@ pub fn read(text: &str) -> Result<(Option<u64>, Request), Fault> {
         }
         "watch" => {
             let WatchShape { channel, level, since } = shape(object).map_err(bad)?;
+            let since = since.map(shape::<SinceShape>).transpose().map_err(|why| bad(format!("`since`: {why}")))?;
             let since = since.map(|since| Version { epoch: Epoch::new(&since.epoch), number: since.version });
             Request::Watch { channel: channel.0, level, since }
         }
