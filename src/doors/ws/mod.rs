@@ -1,6 +1,7 @@
 //! The native door: `GET /v1/ws`, subprotocol `rollcall.v1`.
 
 mod answers;
+mod measure;
 mod socket;
 mod transport;
 pub(super) mod wire;

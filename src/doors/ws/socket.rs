@@ -30,8 +30,9 @@ const LONGEST_SLEEP: Duration = Duration::from_secs(3600);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Close {
     Bye,
-    Binary,
     Malformed,
+    Binary,
+    NotText,
     TooLarge,
     Restart,
     NoHello,
@@ -53,8 +54,9 @@ impl Close {
     fn parts(self) -> (u16, &'static str, &'static str) {
         match self {
             Self::Bye => (1000, "bye", "goodbye"),
+            Self::Malformed => (1002, "malformed", "not a WebSocket frame"),
             Self::Binary => (1003, "binary", "frames are text"),
-            Self::Malformed => (1007, "malformed", "not a WebSocket frame, or not UTF-8"),
+            Self::NotText => (1007, "not_text", "text frames are UTF-8"),
             Self::TooLarge => (1009, "too_large", "the frame is longer than limits.frame_bytes"),
             Self::Restart => (1012, "restart", "the instance restarts; come back"),
             Self::NoHello => (4001, "no_hello", "say hello first"),
@@ -163,14 +165,14 @@ impl Socket {
                 && let Some(frame) = self.outbox.next(&metrics)
             {
                 metrics.frames.inc();
-                if !self.sender.text(frame).await {
+                if !self.sender.text(frame) {
                     return Close::Gone;
                 }
             }
-            let timer = match self.look_at_clock().await {
+            let timer = match self.look_at_clock() {
                 Ok(at) => at,
                 Err(close) => {
-                    self.flush().await;
+                    self.flush();
                     return close;
                 }
             };
@@ -182,22 +184,22 @@ impl Socket {
                 finished = wait_for(&mut self.operation) => {
                     self.operation = None;
                     if let Some(close) = self.conclude(finished) {
-                        self.flush().await;
+                        self.flush();
                         return close;
                     }
                 }
                 notice = wait_for_notice(notices) => {
-                    if let Some(close) = self.obey(notice).await {
+                    if let Some(close) = self.obey(notice) {
                         return close;
                     }
                 }
                 marked = ear.heard() => self.outbox.mark(marked),
                 inbound = receiver.receive(), if reads => {
                     self.heard_at = Instant::now();
-                    match self.take(inbound).await {
+                    match self.take(inbound) {
                         Ok(()) => {}
                         Err(close) => {
-                            self.flush().await;
+                            self.flush();
                             return close;
                         }
                     }
@@ -213,20 +215,20 @@ impl Socket {
     }
 
     /// Hands over what is left to say before a close, as far as there is room.
-    async fn flush(&mut self) {
+    fn flush(&mut self) {
         let metrics = self.doors.core.metrics().clone();
         while self.outbox.has_replies()
             && self.sender.has_room()
             && let Some(frame) = self.outbox.next(&metrics)
         {
-            if !self.sender.text(frame).await {
+            if !self.sender.text(frame) {
                 return;
             }
         }
     }
 
     /// Does what is due by time alone. Returns when to look again, or what ends the socket.
-    async fn look_at_clock(&mut self) -> Result<Instant, Close> {
+    fn look_at_clock(&mut self) -> Result<Instant, Close> {
         let now = Instant::now();
         let mut next = now + LONGEST_SLEEP;
         if let Some(at) = self.reconnect_at {
@@ -237,7 +239,7 @@ impl Socket {
             }
             next = next.min(at);
         }
-        next = next.min(self.check_life(now).await?);
+        next = next.min(self.check_life(now)?);
         if self.session.is_none() && self.operation.is_none() {
             let hello_at = self.opened_at + Duration::from_millis(self.doors.server.hello_timeout_ms);
             if hello_at <= now {
@@ -256,7 +258,7 @@ impl Socket {
     }
 
     /// Bytes that come in and a queue that drains are both life; a ping behind a backlog would prove nothing.
-    async fn check_life(&mut self, now: Instant) -> Result<Instant, Close> {
+    fn check_life(&mut self, now: Instant) -> Result<Instant, Close> {
         if !self.sender.is_idle() {
             let slow_at = self.sender.progressed_at() + Duration::from_millis(self.doors.server.slow_close_ms);
             return if slow_at <= now { Err(Close::TooSlow) } else { Ok(slow_at) };
@@ -277,7 +279,7 @@ impl Socket {
             return Ok(ping_at);
         }
         self.pinged_at = Some(now);
-        if self.sender.ping(b"").await { Ok(now + pong_timeout) } else { Err(Close::Gone) }
+        if self.sender.ping(b"") { Ok(now + pong_timeout) } else { Err(Close::Gone) }
     }
 
     /// A third of the shortest grace, so that everybody is back in time.
@@ -292,12 +294,12 @@ impl Socket {
         self.reconnect_at = Some(Instant::now() + Duration::from_millis(rand::random_range(0..=spread)));
     }
 
-    async fn obey(&mut self, notice: Notice) -> Option<Close> {
+    fn obey(&mut self, notice: Notice) -> Option<Close> {
         match notice {
             Notice::Ended(Reason::Replaced) => Some(Close::Replaced),
             Notice::Ended(Reason::Kicked) => Some(Close::Kicked),
             Notice::Ended(_) => Some(Close::Restart),
-            Notice::Prove => (!self.sender.ping(PROOF).await).then_some(Close::Gone),
+            Notice::Prove => (!self.sender.ping(PROOF)).then_some(Close::Gone),
             Notice::Left(channel, reason) => {
                 if let Some(session) = &mut self.session {
                     session.forget(&channel);
@@ -308,11 +310,11 @@ impl Socket {
         }
     }
 
-    async fn take(&mut self, inbound: Inbound) -> Result<(), Close> {
+    fn take(&mut self, inbound: Inbound) -> Result<(), Close> {
         match inbound {
             Inbound::Text(text) => self.read(&text),
             Inbound::Ping(payload) if self.sender.has_room() => {
-                if self.sender.pong(&payload).await {
+                if self.sender.pong(&payload) {
                     Ok(())
                 } else {
                     Err(Close::Gone)
@@ -329,6 +331,7 @@ impl Socket {
             }
             Inbound::Binary => Err(Close::Binary),
             Inbound::TooLarge => Err(Close::TooLarge),
+            Inbound::NotText => Err(Close::NotText),
             Inbound::Malformed => Err(Close::Malformed),
             Inbound::Close => Err(Close::Closed),
             Inbound::Gone => Err(Close::Gone),
@@ -346,7 +349,8 @@ impl Socket {
                 self.refuse(id, &error);
                 return Ok(());
             }
-            Ok((id, _)) if wait_ms > 0 => {
+            // A goodbye costs nothing, and whoever asks too fast may leave.
+            Ok((id, request)) if wait_ms > 0 && !matches!(request, Request::Bye) => {
                 let most = self.doors.limits.operations_per_second;
                 let mut error = Error::new(Code::RateLimited, format!("at most {most} operations a second; slow down"));
                 error.retry_after_ms = Some(wait_ms);

@@ -10,17 +10,26 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 
-use actix_web::{HttpRequest, HttpResponse, web::Payload};
+use actix_web::{FromRequest as _, HttpRequest, HttpResponse, dev, error::PayloadError, web::Payload};
 use actix_ws::{AggregatedMessage, AggregatedMessageStream, CloseCode, CloseReason, ProtocolError};
 use bytes::Bytes;
 use bytestring::ByteString;
-use tokio::{sync::Notify, time::Instant};
+use futures_util::FutureExt as _;
+use tokio::{
+    sync::Notify,
+    time::{Instant, timeout},
+};
+
+use super::measure::Measured;
 
 /// As many bytes, or messages, may be under way to a socket: enough to fill a write, little for one who does not read.
 const UNDER_WAY_BYTES: usize = 32 * 1024;
 const UNDER_WAY: usize = 16;
+/// Who takes nothing is not waited for with the close frame: the socket is given up.
+const CLOSE_WAIT: Duration = Duration::from_secs(1);
 
 /// What came in.
 #[derive(Debug)]
@@ -37,7 +46,9 @@ pub enum Inbound {
     Close,
     /// A message longer than may be.
     TooLarge,
-    /// Not WebSocket, or text that is not UTF-8.
+    /// Text that is not UTF-8.
+    NotText,
+    /// Not WebSocket.
     Malformed,
     /// The socket is no more.
     Gone,
@@ -86,14 +97,21 @@ impl Receiver {
             Some(Err(ProtocolError::Overflow)) => Inbound::TooLarge,
             // The library's word for fragments that add up to too much.
             Some(Err(ProtocolError::Io(error))) if error.to_string().contains("continuation size") => Inbound::TooLarge,
+            Some(Err(ProtocolError::Io(error))) if is_overflow(&error) => Inbound::TooLarge,
             Some(Err(ProtocolError::Io(error))) if error.kind() != std::io::ErrorKind::InvalidData => {
                 tracing::trace!(%error, "a socket broke");
                 Inbound::Gone
             }
+            Some(Err(ProtocolError::Io(error))) if !error.to_string().contains("reserved bits") => Inbound::NotText,
             Some(Err(_)) => Inbound::Malformed,
             None => Inbound::Gone,
         }
     }
+}
+
+fn is_overflow(error: &std::io::Error) -> bool {
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<PayloadError>());
+    matches!(inner, Some(PayloadError::Overflow))
 }
 
 /// The sending half.
@@ -101,23 +119,32 @@ pub struct Sender {
     session: actix_ws::Session,
     gauge: Arc<Gauge>,
     progress: Rc<Cell<Instant>>,
+    /// A text for which the library's queue had no place, full of pongs that nobody reads. Nothing else is sent before it.
+    parked: Option<Bytes>,
 }
 
 impl Sender {
     /// Whether the socket takes more now.
     pub fn has_room(&self) -> bool {
-        self.gauge.messages.load(Ordering::Relaxed) < UNDER_WAY
+        self.parked.is_none()
+            && self.gauge.messages.load(Ordering::Relaxed) < UNDER_WAY
             && self.gauge.bytes.load(Ordering::Relaxed) < UNDER_WAY_BYTES
     }
 
     /// Whether nothing is under way.
     pub fn is_idle(&self) -> bool {
-        self.gauge.messages.load(Ordering::Relaxed) == 0
+        self.parked.is_none() && self.gauge.messages.load(Ordering::Relaxed) == 0
     }
 
     /// Waits until something that was under way has left. Cancel-safe.
-    pub async fn drained(&self) {
-        self.gauge.drained.notified().await;
+    pub async fn drained(&mut self) {
+        if let Some(payload) = self.parked.clone() {
+            // Should the socket be no more, the next that is sent will tell.
+            let _ = self.session.text(self.with_receipt(payload)).await;
+            self.parked = None;
+        } else {
+            self.gauge.drained.notified().await;
+        }
         self.progress.set(Instant::now());
     }
 
@@ -126,34 +153,42 @@ impl Sender {
         self.progress.get()
     }
 
-    /// Sends a text that is JSON, and so UTF-8. Call it when there is room: then it does not wait.
+    /// Sends a text that is JSON, and so UTF-8. Call it when there is room. Does not wait for the socket.
     /// Returns false when the socket is no more.
-    pub async fn text(&mut self, payload: Bytes) -> bool {
+    pub fn text(&mut self, payload: Bytes) -> bool {
         if self.is_idle() {
             self.progress.set(Instant::now());
         }
+        let text = self.with_receipt(payload.clone());
+        let sent = self.session.text(text).now_or_never();
+        if sent.is_none() {
+            self.parked = Some(payload);
+        }
+        sent.is_none_or(|sent| sent.is_ok())
+    }
+
+    fn with_receipt(&self, payload: Bytes) -> ByteString {
         self.gauge.bytes.fetch_add(payload.len(), Ordering::Relaxed);
         self.gauge.messages.fetch_add(1, Ordering::Relaxed);
         let receipt = Receipt { payload, gauge: self.gauge.clone() };
-        let text = ByteString::try_from(Bytes::from_owner(receipt)).expect("JSON is UTF-8");
-        self.session.text(text).await.is_ok()
+        ByteString::try_from(Bytes::from_owner(receipt)).expect("JSON is UTF-8")
     }
 
-    /// Asks whether the other side lives.
-    pub async fn ping(&mut self, payload: &[u8]) -> bool {
-        self.session.ping(payload).await.is_ok()
+    /// Asks whether the other side lives. Behind a full queue there is no asking: what fills it shows the same.
+    pub fn ping(&mut self, payload: &[u8]) -> bool {
+        self.session.ping(payload).now_or_never().is_none_or(|sent| sent.is_ok())
     }
 
-    /// Answers a ping.
-    pub async fn pong(&mut self, payload: &[u8]) -> bool {
-        self.session.pong(payload).await.is_ok()
+    /// Answers a ping. Who reads none of the answers gets no more of them.
+    pub fn pong(&mut self, payload: &[u8]) -> bool {
+        self.session.pong(payload).now_or_never().is_none_or(|sent| sent.is_ok())
     }
 
     /// Closes, behind what is under way.
     pub async fn close(self, code: u16, description: &str) {
         let reason = CloseReason { code: CloseCode::from(code), description: Some(description.to_owned()) };
         // The other side may be gone already.
-        let _ = self.session.close(Some(reason)).await;
+        let _ = timeout(CLOSE_WAIT, self.session.close(Some(reason))).await;
     }
 }
 
@@ -167,9 +202,12 @@ pub fn accept(
     protocol: &str,
     frame_bytes: usize,
 ) -> Result<(HttpResponse, Receiver, Sender), actix_web::Error> {
+    let measured = Measured::new(body.into_inner(), frame_bytes);
+    let mut measured: dev::Payload = dev::Payload::Stream { payload: Box::pin(measured) };
+    let body = Payload::from_request(request, &mut measured).into_inner()?;
     let (response, session, stream) = actix_ws::handle_with_protocols(request, body, &[protocol])?;
     let stream = stream.max_frame_size(frame_bytes).aggregate_continuations().max_continuation_size(frame_bytes);
     let gauge = Arc::new(Gauge { bytes: 0.into(), messages: 0.into(), drained: Notify::new() });
-    let sender = Sender { session, gauge, progress: Rc::new(Cell::new(Instant::now())) };
+    let sender = Sender { session, gauge, progress: Rc::new(Cell::new(Instant::now())), parked: None };
     Ok((response, Receiver(stream), sender))
 }

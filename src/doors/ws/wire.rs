@@ -1,7 +1,10 @@
 //! The native protocol's frames: what clients send, what they get. `docs/protocol.md` is the manual.
 
 use bytes::Bytes;
-use serde::{Deserialize, Deserializer, Serialize, de::DeserializeOwned};
+use serde::{
+    Deserialize, Deserializer, Serialize,
+    de::{DeserializeOwned, IgnoredAny},
+};
 use serde_json::{Map, Value};
 
 use crate::{
@@ -25,6 +28,9 @@ const PAGE_ENTRIES: usize = 500;
 const MOST_USERS: usize = 1_000;
 /// The longest name of a device, bytes.
 const DEVICE_BYTES: usize = 64;
+
+/// The most characters of a sentence that is sent: it may repeat what a stranger wrote.
+const MESSAGE_CHARS: usize = 400;
 
 /// What a client asks for.
 #[derive(Debug)]
@@ -97,7 +103,7 @@ struct WatchShape {
     channel: Channel,
     #[serde(default)]
     level: Level,
-    since: Option<SinceShape>,
+    since: Option<Map<String, Value>>,
 }
 
 #[derive(Deserialize)]
@@ -151,11 +157,10 @@ fn yes() -> bool {
 /// [`Fault`] says whether the socket stays.
 pub fn read(text: &str) -> Result<(Option<u64>, Request), Fault> {
     let refuse = |id, code, message: String| Fault::Refused(id, Error::new(code, message));
-    let value: Value = serde_json::from_str(text).map_err(|error| match error.to_string() {
-        why if why.starts_with("recursion limit") => {
-            refuse(None, Code::BadRequest, "the frame is nested too deeply; 127 levels are read".into())
-        }
-        _ => Fault::NotJson,
+    let value: Value = serde_json::from_str(text).map_err(|error| match serde_json::from_str::<IgnoredAny>(text) {
+        // JSON by its grammar, with a depth, a number or half a character that is not read here: a fault, and no reason to part.
+        Ok(_) => refuse(None, Code::BadRequest, format!("the frame cannot be read: {error}")),
+        Err(_) => Fault::NotJson,
     })?;
     let Value::Object(mut object) = value else {
         return Err(refuse(None, Code::BadRequest, "a frame is a JSON object with `op`".into()));
@@ -204,6 +209,7 @@ pub fn read(text: &str) -> Result<(Option<u64>, Request), Fault> {
         }
         "watch" => {
             let WatchShape { channel, level, since } = shape(object).map_err(bad)?;
+            let since = since.map(shape::<SinceShape>).transpose().map_err(|why| bad(format!("`since`: {why}")))?;
             let since = since.map(|since| Version { epoch: Epoch::new(&since.epoch), number: since.version });
             Request::Watch { channel: channel.0, level, since }
         }
@@ -258,6 +264,7 @@ pub fn error(id: Option<u64>, error: &Error) -> Bytes {
         retry_after_ms: Option<u64>,
     }
     let Error { code, message, retry_after_ms } = error;
+    let message = message.char_indices().nth(MESSAGE_CHARS).map_or(message.as_str(), |(at, _)| &message[..at]);
     encode(&Shape { id, error: Inner { code: *code, message, retry_after_ms: *retry_after_ms } })
 }
 
@@ -481,6 +488,22 @@ mod tests {
         assert_eq!(refused("{}").1, Code::BadRequest);
         let deep = format!(r#"{{"id":1,"op":"join","channel":"a","state":{}1{}}}"#, "[".repeat(500), "]".repeat(500));
         assert_eq!(refused(&deep).1, Code::BadRequest);
+        assert!(matches!(read(&"[".repeat(500)), Err(Fault::NotJson)));
+    }
+
+    #[test]
+    fn json_that_is_not_read_here_is_a_fault_and_no_end() {
+        for state in [r#"{"cut":"\ud83d"}"#, r#"{"n":1e999}"#, r#"{"n":-1e999}"#] {
+            let (id, code, message) = refused(&format!(r#"{{"id":1,"op":"join","channel":"a","state":{state}}}"#));
+            assert_eq!((id, code), (None, Code::BadRequest), "{message}");
+        }
+    }
+
+    #[test]
+    fn an_error_repeats_only_so_much_of_what_a_stranger_wrote() {
+        let (_, _, message) = refused(&format!(r#"{{"id":1,"op":"ping","{}":1}}"#, "é".repeat(10_000)));
+        let frame = error(Some(1), &Error::new(Code::BadRequest, message));
+        assert!(frame.len() < 1_000, "{}", frame.len());
     }
 
     #[test]
