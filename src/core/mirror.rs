@@ -215,6 +215,8 @@ struct State {
     withheld: bool,
     flushed_at: Option<Instant>,
     flush_waits: bool,
+    /// Some watcher was told to look again after the next flush, whether that shows anything or not.
+    somebody_waits: bool,
     /// When a version that a watcher was promised should have come.
     expected: Option<Instant>,
     wakes: Vec<(Arc<dyn Wake>, usize)>,
@@ -245,6 +247,7 @@ impl Mirror {
             withheld: false,
             flushed_at: None,
             flush_waits: false,
+            somebody_waits: false,
             expected: None,
             wakes: Vec::new(),
         };
@@ -326,6 +329,7 @@ impl Mirror {
                 // Fallen out of the ring. The copy is that of a tick's end: if one is due, that comes first.
                 self.flush_or_wait(&mut state);
                 if !state.net.is_empty() {
+                    state.somebody_waits = true;
                     return None;
                 }
                 *at = state.tracks[level as usize].next();
@@ -337,6 +341,7 @@ impl Mirror {
                 if least.as_ref().is_some_and(is_ahead) {
                     // The change is on its way; should the feed have lost it, the keeper reads.
                     state.expected.get_or_insert_with(|| Instant::now() + EXPECTED);
+                    state.somebody_waits = true;
                     self.errands.notify_one();
                     return None;
                 }
@@ -346,11 +351,16 @@ impl Mirror {
                 }
                 self.flush_or_wait(&mut state);
                 if !state.net.is_empty() {
+                    state.somebody_waits = true;
                     return None;
                 }
+                // Whoever has seen or was promised more than this level showed is not sent back behind it.
                 let shown = state.tracks[level as usize].shown.clone();
                 let behind = shown.as_ref().is_some_and(|shown| {
-                    shown.epoch != version.epoch || least.as_ref().is_some_and(|least| least.number > shown.number)
+                    let is_more = |wished: &Version| wished.epoch == shown.epoch && wished.number > shown.number;
+                    shown.epoch != version.epoch
+                        || least.as_ref().is_some_and(is_more)
+                        || (version.number > shown.number && since.as_ref().is_some_and(is_more))
                 });
                 if behind {
                     state.push_empty(level, &version);
@@ -422,6 +432,10 @@ impl Mirror {
             return false;
         }
         let mut state = self.lock();
+        // A reading may take long; what waits for its tick does not wait for that.
+        if state.flush_waits {
+            self.flush_now(&mut state, Instant::now());
+        }
         state.buffer = Some(Vec::new());
         state.buffer_overflowed = false;
         true
@@ -493,14 +507,19 @@ impl Mirror {
         }
         let now = Instant::now();
         if state.flushed_at.is_none_or(|at| now >= at + state.tick()) {
-            state.flush_waits = false;
-            state.flushed_at = Some(now);
-            if state.flush() {
-                self.wake(state);
-            }
+            self.flush_now(state, now);
         } else if !state.flush_waits {
             state.flush_waits = true;
             self.errands.notify_one();
+        }
+    }
+
+    fn flush_now(&self, state: &mut State, now: Instant) {
+        state.flush_waits = false;
+        state.flushed_at = Some(now);
+        let pushed = state.flush();
+        if std::mem::take(&mut state.somebody_waits) || pushed {
+            self.wake(state);
         }
     }
 
@@ -538,13 +557,19 @@ impl State {
             return false;
         }
         let from = version.clone();
+        // All is read before anything is changed: half of it would never be shown.
+        let payloads = published.changes.iter().filter_map(|change| match change {
+            Change::Set { payload, .. } => Some(read_payload(payload)),
+            Change::Remove { .. } => None,
+        });
+        let Some(shown) = payloads.collect::<Option<Vec<_>>>() else { return false };
+        let mut shown = shown.into_iter();
         let mut touches = Vec::with_capacity(published.changes.len());
         for change in &published.changes {
             match change {
-                Change::Set { connection, user, since, changed, payload } => {
-                    let Some(shown) = read_payload(payload) else { return false };
-                    let present =
-                        Present { user: user.clone(), user_since: *since, changed: *changed, shown: Arc::new(shown) };
+                Change::Set { connection, user, since, changed, .. } => {
+                    let shown = Arc::new(shown.next().expect("one for each that is set"));
+                    let present = Present { user: user.clone(), user_since: *since, changed: *changed, shown };
                     let before = self.roll.set(connection.clone(), present);
                     touches.push((connection.clone(), before, None));
                 }
