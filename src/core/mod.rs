@@ -8,6 +8,8 @@ mod mirror;
 mod mirrors;
 mod notices;
 mod queries;
+#[cfg(test)]
+mod rigged;
 mod session;
 mod settings;
 mod sweeper;
