@@ -211,8 +211,10 @@ struct State {
     /// Changes heard while the roster is being read.
     buffer: Option<Vec<Published>>,
     buffer_overflowed: bool,
-    /// Rows that a settling epoch has not confirmed; they are still shown.
+    /// Rows that a settling epoch has not confirmed are still shown.
     withheld: bool,
+    /// What epochs are called meanwhile, by this mirror alone: others show something else at the same number.
+    mark: String,
     flushed_at: Option<Instant>,
     flush_waits: bool,
     /// Some watcher was told to look again after the next flush, whether that shows anything or not.
@@ -245,6 +247,7 @@ impl Mirror {
             buffer: None,
             buffer_overflowed: false,
             withheld: false,
+            mark: format!("~{:08x}", rand::random::<u32>()),
             flushed_at: None,
             flush_waits: false,
             somebody_waits: false,
@@ -354,16 +357,17 @@ impl Mirror {
                     state.somebody_waits = true;
                     return None;
                 }
+                let label = state.label(&version);
                 // Whoever has seen or was promised more than this level showed is not sent back behind it.
                 let shown = state.tracks[level as usize].shown.clone();
                 let behind = shown.as_ref().is_some_and(|shown| {
-                    let is_more = |wished: &Version| wished.epoch == shown.epoch && wished.number > shown.number;
-                    shown.epoch != version.epoch
+                    let is_more = |wished: &Version| wished.epoch == version.epoch && wished.number > shown.number;
+                    shown.epoch != label.epoch
                         || least.as_ref().is_some_and(is_more)
                         || (version.number > shown.number && since.as_ref().is_some_and(is_more))
                 });
                 if behind {
-                    state.push_empty(level, &version);
+                    state.push_empty(level, &label);
                     self.wake(&state);
                 }
                 let track = &state.tracks[level as usize];
@@ -478,6 +482,7 @@ impl Mirror {
             state.history_touches = 0;
         } else {
             self.flush_or_wait(&mut state);
+            state.unmark();
         }
         state.expected = None;
         // Those who waited for this very reading look again.
@@ -556,7 +561,7 @@ impl State {
         if !fits {
             return false;
         }
-        let from = version.clone();
+        let from = self.label(version);
         // All is read before anything is changed: half of it would never be shown.
         let payloads = published.changes.iter().filter_map(|change| match change {
             Change::Set { payload, .. } => Some(read_payload(payload)),
@@ -583,6 +588,26 @@ impl State {
         true
     }
 
+    /// A version as watchers know it. While rows are withheld nobody may take it for the same version of the settled roster.
+    fn label(&self, version: &Version) -> Version {
+        if !self.withheld {
+            return version.clone();
+        }
+        Version { epoch: Epoch::new(&format!("{}{}", version.epoch, self.mark)), number: version.number }
+    }
+
+    /// Settled, watchers learn by which version they can come back, those who were shown something meanwhile.
+    fn unmark(&mut self) {
+        let Some(version) = self.version.clone().filter(|_| !self.withheld && self.net.is_empty()) else { return };
+        for level in LEVELS {
+            let track = &self.tracks[level as usize];
+            let is_marked = track.shown.as_ref().is_some_and(|shown| shown.epoch.as_str().ends_with(&self.mark));
+            if is_marked && track.watchers > 0 {
+                self.push_empty(level, &version);
+            }
+        }
+    }
+
     fn step(&mut self, from: Version, to: Version, touches: Vec<Touch>) {
         for (connection, before, left) in &touches {
             self.net.touch(connection, before.as_ref(), *left);
@@ -598,6 +623,7 @@ impl State {
 
     /// Puts the reading in place of the roll; the difference counts as touched. While the epoch settles nobody is taken away.
     fn replace(&mut self, reading: Reading, version: Version) {
+        let from = self.version.as_ref().map(|version| self.label(version));
         self.withheld = reading.settling;
         let mut touches = Vec::new();
         let mut fresh = std::collections::HashSet::new();
@@ -617,7 +643,7 @@ impl State {
                 touches.push((id, before, Some(Reason::Timeout)));
             }
         }
-        match self.version.clone() {
+        match from {
             Some(from) => self.step(from, version, touches),
             None => self.version = Some(version),
         }
@@ -625,7 +651,7 @@ impl State {
 
     /// Makes the frames of a tick. Returns whether a level has a new one.
     fn flush(&mut self) -> bool {
-        let Some(to) = self.version.clone() else { return false };
+        let Some(to) = self.version.as_ref().map(|version| self.label(version)) else { return false };
         let net = std::mem::take(&mut self.net);
         let (time, occupancy) = (wall_now_ms(), self.roll.occupancy());
         let mut pushed = false;
@@ -694,7 +720,7 @@ impl State {
             }
             Level::Occupancy => Whole::Occupancy,
         };
-        let version = self.tracks[index].shown.clone().or_else(|| self.version.clone());
+        let version = self.tracks[index].shown.clone().or_else(|| Some(self.label(self.version.as_ref()?)));
         let snapshot = Arc::new(Snapshot {
             version: version.expect("asked for after the first reading"),
             whole,
@@ -728,3 +754,6 @@ pub(crate) fn present(row: &Row) -> Option<Present> {
     let shown = Arc::new(read_payload(&row.payload)?);
     Some(Present { user: row.user.clone(), user_since: row.since, changed: row.changed, shown })
 }
+
+#[cfg(test)]
+mod tests;
