@@ -13,6 +13,8 @@ mod rigged;
 mod session;
 mod settings;
 mod sweeper;
+#[cfg(test)]
+mod tests;
 
 use std::{sync::Arc, time::Duration};
 
