@@ -1,5 +1,7 @@
 //! What the service says of itself while it runs, to standard error.
 
+pub mod vital;
+
 use std::io::{IsTerminal as _, stderr};
 
 use tracing_subscriber::{EnvFilter, filter::LevelFilter};

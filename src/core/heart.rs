@@ -226,6 +226,7 @@ const BATCH: usize = 100;
 impl Writer {
     pub async fn run(self) {
         let mut standing = self.pulse.subscribe();
+        let mut failures = 0;
         loop {
             let Ok(registration) = standing.wait_for(Option::is_some).await.map(|held| held.clone()) else { return };
             let registration = registration.expect("waited for");
@@ -244,6 +245,7 @@ impl Writer {
                 Ok(Ok((beat, outcomes))) => {
                     self.pulse.note(&beat);
                     self.ledger.answered(&beat, sent, outcomes);
+                    failures = 0;
                     continue;
                 }
                 Ok(Err(refusal)) => {
@@ -258,6 +260,11 @@ impl Writer {
             self.metrics.batches_failed.get_or_create(&Because { reason: why }).inc();
             self.ledger.failed(sent);
             self.pulse.doubt();
+            // Once is a new epoch or a new link. What fails again and again though renewals succeed must not spin.
+            failures += 1;
+            if failures > 1 {
+                sleep((RETRY_FIRST * (1 << failures.min(8))).min(RETRY_MOST)).await;
+            }
         }
     }
 }

@@ -901,3 +901,6 @@ fn answered(settlement: Settlement) -> oneshot::Receiver<Settlement> {
     let _ = sender.send(settlement);
     receiver
 }
+
+#[cfg(test)]
+mod tests;

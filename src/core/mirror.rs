@@ -211,10 +211,14 @@ struct State {
     /// Changes heard while the roster is being read.
     buffer: Option<Vec<Published>>,
     buffer_overflowed: bool,
-    /// Rows that a settling epoch has not confirmed; they are still shown.
+    /// Rows that a settling epoch has not confirmed are still shown.
     withheld: bool,
+    /// What epochs are called meanwhile, by this mirror alone: others show something else at the same number.
+    mark: String,
     flushed_at: Option<Instant>,
     flush_waits: bool,
+    /// Some watcher was told to look again after the next flush, whether that shows anything or not.
+    somebody_waits: bool,
     /// When a version that a watcher was promised should have come.
     expected: Option<Instant>,
     wakes: Vec<(Arc<dyn Wake>, usize)>,
@@ -243,8 +247,10 @@ impl Mirror {
             buffer: None,
             buffer_overflowed: false,
             withheld: false,
+            mark: format!("~{:08x}", rand::random::<u32>()),
             flushed_at: None,
             flush_waits: false,
+            somebody_waits: false,
             expected: None,
             wakes: Vec::new(),
         };
@@ -326,6 +332,7 @@ impl Mirror {
                 // Fallen out of the ring. The copy is that of a tick's end: if one is due, that comes first.
                 self.flush_or_wait(&mut state);
                 if !state.net.is_empty() {
+                    state.somebody_waits = true;
                     return None;
                 }
                 *at = state.tracks[level as usize].next();
@@ -337,6 +344,7 @@ impl Mirror {
                 if least.as_ref().is_some_and(is_ahead) {
                     // The change is on its way; should the feed have lost it, the keeper reads.
                     state.expected.get_or_insert_with(|| Instant::now() + EXPECTED);
+                    state.somebody_waits = true;
                     self.errands.notify_one();
                     return None;
                 }
@@ -346,14 +354,20 @@ impl Mirror {
                 }
                 self.flush_or_wait(&mut state);
                 if !state.net.is_empty() {
+                    state.somebody_waits = true;
                     return None;
                 }
+                let label = state.label(&version);
+                // Whoever has seen or was promised more than this level showed is not sent back behind it.
                 let shown = state.tracks[level as usize].shown.clone();
                 let behind = shown.as_ref().is_some_and(|shown| {
-                    shown.epoch != version.epoch || least.as_ref().is_some_and(|least| least.number > shown.number)
+                    let is_more = |wished: &Version| wished.epoch == version.epoch && wished.number > shown.number;
+                    shown.epoch != label.epoch
+                        || least.as_ref().is_some_and(is_more)
+                        || (version.number > shown.number && since.as_ref().is_some_and(is_more))
                 });
                 if behind {
-                    state.push_empty(level, &version);
+                    state.push_empty(level, &label);
                     self.wake(&state);
                 }
                 let track = &state.tracks[level as usize];
@@ -422,6 +436,10 @@ impl Mirror {
             return false;
         }
         let mut state = self.lock();
+        // A reading may take long; what waits for its tick does not wait for that.
+        if state.flush_waits {
+            self.flush_now(&mut state, Instant::now());
+        }
         state.buffer = Some(Vec::new());
         state.buffer_overflowed = false;
         true
@@ -464,6 +482,7 @@ impl Mirror {
             state.history_touches = 0;
         } else {
             self.flush_or_wait(&mut state);
+            state.unmark();
         }
         state.expected = None;
         // Those who waited for this very reading look again.
@@ -493,14 +512,19 @@ impl Mirror {
         }
         let now = Instant::now();
         if state.flushed_at.is_none_or(|at| now >= at + state.tick()) {
-            state.flush_waits = false;
-            state.flushed_at = Some(now);
-            if state.flush() {
-                self.wake(state);
-            }
+            self.flush_now(state, now);
         } else if !state.flush_waits {
             state.flush_waits = true;
             self.errands.notify_one();
+        }
+    }
+
+    fn flush_now(&self, state: &mut State, now: Instant) {
+        state.flush_waits = false;
+        state.flushed_at = Some(now);
+        let pushed = state.flush();
+        if std::mem::take(&mut state.somebody_waits) || pushed {
+            self.wake(state);
         }
     }
 
@@ -537,14 +561,20 @@ impl State {
         if !fits {
             return false;
         }
-        let from = version.clone();
+        let from = self.label(version);
+        // All is read before anything is changed: half of it would never be shown.
+        let payloads = published.changes.iter().filter_map(|change| match change {
+            Change::Set { payload, .. } => Some(read_payload(payload)),
+            Change::Remove { .. } => None,
+        });
+        let Some(shown) = payloads.collect::<Option<Vec<_>>>() else { return false };
+        let mut shown = shown.into_iter();
         let mut touches = Vec::with_capacity(published.changes.len());
         for change in &published.changes {
             match change {
-                Change::Set { connection, user, since, changed, payload } => {
-                    let Some(shown) = read_payload(payload) else { return false };
-                    let present =
-                        Present { user: user.clone(), user_since: *since, changed: *changed, shown: Arc::new(shown) };
+                Change::Set { connection, user, since, changed, .. } => {
+                    let shown = Arc::new(shown.next().expect("one for each that is set"));
+                    let present = Present { user: user.clone(), user_since: *since, changed: *changed, shown };
                     let before = self.roll.set(connection.clone(), present);
                     touches.push((connection.clone(), before, None));
                 }
@@ -556,6 +586,26 @@ impl State {
         }
         self.step(from, published.version(), touches);
         true
+    }
+
+    /// A version as watchers know it. While rows are withheld nobody may take it for the same version of the settled roster.
+    fn label(&self, version: &Version) -> Version {
+        if !self.withheld {
+            return version.clone();
+        }
+        Version { epoch: Epoch::new(&format!("{}{}", version.epoch, self.mark)), number: version.number }
+    }
+
+    /// Settled, watchers learn by which version they can come back, those who were shown something meanwhile.
+    fn unmark(&mut self) {
+        let Some(version) = self.version.clone().filter(|_| !self.withheld && self.net.is_empty()) else { return };
+        for level in LEVELS {
+            let track = &self.tracks[level as usize];
+            let is_marked = track.shown.as_ref().is_some_and(|shown| shown.epoch.as_str().ends_with(&self.mark));
+            if is_marked && track.watchers > 0 {
+                self.push_empty(level, &version);
+            }
+        }
     }
 
     fn step(&mut self, from: Version, to: Version, touches: Vec<Touch>) {
@@ -573,6 +623,7 @@ impl State {
 
     /// Puts the reading in place of the roll; the difference counts as touched. While the epoch settles nobody is taken away.
     fn replace(&mut self, reading: Reading, version: Version) {
+        let from = self.version.as_ref().map(|version| self.label(version));
         self.withheld = reading.settling;
         let mut touches = Vec::new();
         let mut fresh = std::collections::HashSet::new();
@@ -592,7 +643,7 @@ impl State {
                 touches.push((id, before, Some(Reason::Timeout)));
             }
         }
-        match self.version.clone() {
+        match from {
             Some(from) => self.step(from, version, touches),
             None => self.version = Some(version),
         }
@@ -600,7 +651,7 @@ impl State {
 
     /// Makes the frames of a tick. Returns whether a level has a new one.
     fn flush(&mut self) -> bool {
-        let Some(to) = self.version.clone() else { return false };
+        let Some(to) = self.version.as_ref().map(|version| self.label(version)) else { return false };
         let net = std::mem::take(&mut self.net);
         let (time, occupancy) = (wall_now_ms(), self.roll.occupancy());
         let mut pushed = false;
@@ -669,7 +720,7 @@ impl State {
             }
             Level::Occupancy => Whole::Occupancy,
         };
-        let version = self.tracks[index].shown.clone().or_else(|| self.version.clone());
+        let version = self.tracks[index].shown.clone().or_else(|| Some(self.label(self.version.as_ref()?)));
         let snapshot = Arc::new(Snapshot {
             version: version.expect("asked for after the first reading"),
             whole,
@@ -703,3 +754,6 @@ pub(crate) fn present(row: &Row) -> Option<Present> {
     let shown = Arc::new(read_payload(&row.payload)?);
     Some(Present { user: row.user.clone(), user_since: row.since, changed: row.changed, shown })
 }
+
+#[cfg(test)]
+mod tests;

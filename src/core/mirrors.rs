@@ -7,8 +7,8 @@ use std::{
 };
 
 use tokio::{
-    sync::Semaphore,
-    time::{Instant, sleep},
+    sync::{Notify, Semaphore},
+    time::{Instant, sleep, timeout},
 };
 
 use super::mirror::{Mirror, Wake};
@@ -16,6 +16,7 @@ use crate::{
     domain::{level::Level, name::RosterKey, roster::Published},
     metrics::{Because, Metrics},
     store::{Feed, PartitionId, Store},
+    telemetry::vital,
 };
 
 /// As many rosters are read at a time.
@@ -37,12 +38,14 @@ pub(crate) struct Mirrors {
     feed: Arc<dyn Feed>,
     metrics: Arc<Metrics>,
     readers: Semaphore,
+    doubts: Notify,
     open: Mutex<(u64, HashMap<RosterKey, Arc<Mirror>>)>,
 }
 
 impl Mirrors {
     pub fn new(store: Arc<dyn Store>, feed: Arc<dyn Feed>, metrics: Arc<Metrics>) -> Arc<Self> {
-        Arc::new(Self { store, feed, metrics, readers: Semaphore::new(READERS), open: Mutex::new((0, HashMap::new())) })
+        let (readers, doubts) = (Semaphore::new(READERS), Notify::new());
+        Arc::new(Self { store, feed, metrics, readers, doubts, open: Mutex::new((0, HashMap::new())) })
     }
 
     /// The mirror of a roster, with one watcher more.
@@ -55,7 +58,7 @@ impl Mirrors {
                 let mirror = Arc::new(Mirror::new(open.0, key.clone()));
                 open.1.insert(key.clone(), mirror.clone());
                 self.metrics.mirrors.set(i64::try_from(open.1.len()).unwrap_or(i64::MAX));
-                tokio::spawn(self.clone().keep(mirror.clone()));
+                vital::spawn("mirror", self.clone().keep(mirror.clone()));
                 mirror
             }
         };
@@ -83,40 +86,51 @@ impl Mirrors {
         }
     }
 
-    /// Compares for ever.
+    /// Compares for ever, and at once when told that something may be missing.
     pub async fn run(self: Arc<Self>) {
         loop {
-            sleep(COMPARE).await;
+            let _ = timeout(COMPARE, self.doubts.notified()).await;
             self.compare().await;
         }
     }
 
+    /// Something may be missing: compare at once. However often this is said, one comparison runs at a time.
+    pub fn doubt(&self) {
+        self.doubts.notify_one();
+    }
+
     /// Compares every mirror with the store; where something is missing that is not on its way, the roster is read.
-    pub async fn compare(&self) {
+    async fn compare(&self) {
         let mut by_partition: HashMap<PartitionId, Vec<Arc<Mirror>>> = HashMap::new();
         for mirror in self.all() {
             by_partition.entry(self.store.partition_of(mirror.key())).or_default().push(mirror);
         }
+        let mut suspects = Vec::new();
         for (partition, mirrors) in by_partition {
             for chunk in mirrors.chunks(CHUNK) {
                 let keys: Vec<RosterKey> = chunk.iter().map(|mirror| mirror.key().clone()).collect();
                 let numbers = match self.store.numbers(partition, &keys).await {
-                    Ok(numbers) => numbers,
+                    Ok(numbers) => Arc::new(numbers),
                     Err(error) => {
-                        tracing::debug!(%error, "versions could not be compared");
-                        return;
+                        tracing::debug!(%error, partition, "versions could not be compared");
+                        break;
                     }
                 };
-                let behind =
-                    |pair: &(&Arc<Mirror>, &Option<u64>)| !pair.0.has(&numbers.epoch, numbers.settling, *pair.1);
-                let suspects: Vec<_> = chunk.iter().zip(&numbers.numbers).filter(behind).collect();
-                if suspects.is_empty() {
-                    continue;
+                for (mirror, number) in chunk.iter().zip(&numbers.numbers) {
+                    if !mirror.has(&numbers.epoch, numbers.settling, *number) {
+                        suspects.push((mirror.clone(), numbers.clone(), *number));
+                    }
                 }
-                sleep(ON_ITS_WAY).await;
-                for (mirror, _) in suspects.into_iter().filter(behind) {
-                    mirror.want_reading();
-                }
+            }
+        }
+        if suspects.is_empty() {
+            return;
+        }
+        // Once for all of them: after a new epoch every roster is one.
+        sleep(ON_ITS_WAY).await;
+        for (mirror, numbers, number) in suspects {
+            if !mirror.has(&numbers.epoch, numbers.settling, number) {
+                mirror.want_reading();
             }
         }
     }

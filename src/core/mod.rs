@@ -8,13 +8,20 @@ mod mirror;
 mod mirrors;
 mod notices;
 mod queries;
+#[cfg(test)]
+mod rigged;
 mod session;
 mod settings;
 mod sweeper;
+#[cfg(test)]
+mod tests;
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::time::{Instant, sleep};
+use tokio::{
+    task::JoinHandle,
+    time::{Instant, sleep},
+};
 
 pub use self::{
     error::{Code, Error},
@@ -35,6 +42,7 @@ use crate::{
     domain::roster::Control,
     metrics::Metrics,
     store::{Feed, FeedEvent, Store},
+    telemetry::vital,
 };
 
 /// Whether an instance can do its work.
@@ -58,6 +66,8 @@ pub struct Core {
     pub(crate) pulses: Vec<Arc<Pulse>>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) settings: Arc<Settings>,
+    hearts: Vec<JoinHandle<()>>,
+    sweepers: Vec<JoinHandle<()>>,
     was_ready: std::sync::atomic::AtomicBool,
 }
 
@@ -68,6 +78,7 @@ impl Core {
         let ledger = Arc::new(Ledger::new(store.clone()));
         let pulses: Vec<_> = (0..store.partitions()).map(|_| Arc::new(Pulse::new())).collect();
         let mirrors = Mirrors::new(store.clone(), feed.clone(), metrics.clone());
+        let (mut hearts, mut sweepers) = (Vec::new(), Vec::new());
         for partition in 0..store.partitions() {
             let pulse = &pulses[usize::from(partition)];
             let heart = Heart {
@@ -92,13 +103,14 @@ impl Core {
                 pulse: pulse.clone(),
                 metrics: metrics.clone(),
             };
-            tokio::spawn(heart.run());
-            tokio::spawn(writer.run());
-            tokio::spawn(sweeper.run());
+            hearts.push(vital::spawn("heart", heart.run()));
+            vital::spawn("writer", writer.run());
+            sweepers.push(vital::spawn("sweeper", sweeper.run()));
         }
-        tokio::spawn(mirrors.clone().run());
-        let core = Arc::new(Self { store, ledger, mirrors, pulses, metrics, settings, was_ready: false.into() });
-        tokio::spawn(core.clone().listen(feed));
+        vital::spawn("comparison", mirrors.clone().run());
+        let was_ready = false.into();
+        let core = Arc::new(Self { store, ledger, mirrors, pulses, metrics, settings, hearts, sweepers, was_ready });
+        vital::spawn("listener", core.clone().listen(feed));
         core
     }
 
@@ -136,6 +148,8 @@ impl Core {
         while !is_settled() && Instant::now() < until {
             sleep(Duration::from_millis(10)).await;
         }
+        // Whoever has said goodbye must not register anew.
+        self.hearts.iter().chain(&self.sweepers).for_each(JoinHandle::abort);
         for (partition, pulse) in (0..self.store.partitions()).zip(&self.pulses) {
             if let Some(standing) = pulse.standing() {
                 Heart::farewell(self.store.as_ref(), partition, &standing, &self.settings.version).await;
@@ -146,7 +160,10 @@ impl Core {
     /// The feed is the only source of events, for the instance that caused them too.
     async fn listen(self: Arc<Self>, feed: Arc<dyn Feed>) {
         loop {
-            match feed.next().await {
+            let event = feed.next().await;
+            // Where there is always another event, others have their turn all the same.
+            tokio::task::consume_budget().await;
+            match event {
                 FeedEvent::Published(published) => self.mirrors.hear(published),
                 FeedEvent::Control(Control::Overruled { roster, connection, take, reason }) => {
                     self.ledger.overruled(&connection, &roster, take, reason);
@@ -170,8 +187,7 @@ impl Core {
                 }
                 FeedEvent::Restored => {
                     tracing::info!("the feed is back; comparing versions");
-                    let mirrors = self.mirrors.clone();
-                    tokio::spawn(async move { mirrors.compare().await });
+                    self.mirrors.doubt();
                 }
             }
         }

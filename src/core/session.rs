@@ -20,13 +20,15 @@ use crate::domain::{
     roster::{Ask, Entry, Outcome, Row},
     settings::MAX_GRACE_MS,
     time::wall_now_ms,
-    version::Version,
+    version::{Epoch, Version},
 };
 
 /// How long an operation waits for the store before it is refused as unavailable.
 pub(crate) const WAIT: Duration = Duration::from_secs(5);
 /// How long a resume waits for a settling epoch.
 const SETTLE_WAIT: Duration = Duration::from_secs(15);
+/// Meanwhile, how often it is looked whether the connection has been confirmed.
+const SETTLE_LOOK: Duration = Duration::from_secs(1);
 
 /// What a resume token says, once its signature was checked.
 #[derive(Debug, Clone)]
@@ -373,10 +375,7 @@ impl Session {
     /// Takes over the connection that the claim names; none where it is not there any more.
     async fn resume(&mut self, user: &UserName, claim: ResumeClaim) -> Result<Option<u64>, Error> {
         let key = RosterKey::User(user.clone());
-        let partition = self.core.store.partition_of(&key);
-        let mut standing = self.core.pulses[usize::from(partition)].subscribe();
-        let is_settled = standing.wait_for(|held| held.as_ref().is_some_and(|held| !held.beat.settling));
-        if timeout(SETTLE_WAIT, is_settled).await.is_err() {
+        if timeout(SETTLE_WAIT, self.may_be_taken(&key, &claim.connection)).await.is_err() {
             return Err(Error::unavailable("the store of presence is settling"));
         }
         let ask = Ask::Claim { token_take: claim.take };
@@ -436,6 +435,38 @@ impl Session {
         self.core.metrics.resumes.inc();
         self.show_info();
         Ok(Some(take))
+    }
+
+    /// Waits until a connection can be taken over: the epoch has settled, or whoever answers for the connection has confirmed all of it already. For
+    /// its grace goes on meanwhile, and may be over first.
+    async fn may_be_taken(&self, key: &RosterKey, connection: &ConnectionId) {
+        let partition = self.core.store.partition_of(key);
+        let mut standing = self.core.pulses[usize::from(partition)].subscribe();
+        loop {
+            let beat = standing.borrow_and_update().as_ref().map(|held| held.beat.clone());
+            if let Some(beat) = beat
+                && (!beat.settling || self.is_confirmed(key, connection, &beat.epoch).await)
+            {
+                return;
+            }
+            let is_settled = standing.wait_for(|held| held.as_ref().is_some_and(|held| !held.beat.settling));
+            if timeout(SETTLE_LOOK, is_settled).await.is_ok() {
+                return;
+            }
+        }
+    }
+
+    async fn is_confirmed(&self, key: &RosterKey, connection: &ConnectionId, epoch: &Epoch) -> bool {
+        let store = &self.core.store;
+        let Ok(rows) = store.rows(&[(key.clone(), connection.clone())]).await else { return false };
+        let Some(row) = rows.into_iter().flatten().next().filter(|row| row.epoch == *epoch) else { return false };
+        let channels = Whereabouts::from_json(&row.private).channels.into_iter().map(RosterKey::Channel);
+        let keys: Vec<_> = channels.map(|channel| (channel, connection.clone())).collect();
+        let Ok(rows) = store.rows(&keys).await else { return false };
+        let partition = store.partition_of(key);
+        keys.iter().zip(rows).all(|((channel, _), row)| {
+            row.is_some_and(|row| row.epoch == *epoch || store.partition_of(channel) != partition)
+        })
     }
 
     async fn join(

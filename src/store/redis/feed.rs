@@ -25,6 +25,7 @@ use super::{
 use crate::{
     domain::name::RosterKey,
     store::{Feed, FeedEvent, StoreError, queue::Queue},
+    telemetry::vital,
 };
 
 /// How many events wait for the reader.
@@ -86,7 +87,8 @@ impl RedisFeed {
     }
 
     fn open_shared(redis: &Redis, shared: Arc<Shared>, ear: Option<Ear>) -> Arc<Self> {
-        let task = tokio::spawn(shared.clone().keep(redis.connector.clone(), redis.pool.clone(), ear));
+        let keep = shared.clone().keep(redis.connector.clone(), redis.pool.clone(), ear);
+        let task = vital::spawn("feed", keep);
         Arc::new(Self { shared, task })
     }
 }

@@ -1,0 +1,537 @@
+//! A mirror against what a feed tells and what a reading finds.
+
+use super::*;
+use crate::domain::{
+    name::{ChannelName, UserName},
+    roster::Stay,
+};
+
+struct Woken(AtomicUsize);
+
+impl Wake for Woken {
+    fn wake(&self, _: u64) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// A mirror, and watchers who check that every frame follows on the one before.
+struct Scene {
+    mirror: Mirror,
+    woken: Arc<Woken>,
+    wake: Arc<dyn Wake>,
+}
+
+struct Watcher {
+    cursor: Cursor,
+    at: Option<Version>,
+    /// How much is there, as the frames tell.
+    occupancy: Occupancy,
+}
+
+fn key() -> RosterKey {
+    RosterKey::Channel(ChannelName::parse("a").unwrap())
+}
+
+fn id(n: u16) -> ConnectionId {
+    let [high, low] = n.to_be_bytes();
+    ConnectionId::from_bytes([high, low, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0])
+}
+
+fn payload(state: u64) -> Arc<str> {
+    format!(r#"{{"status":"online","state":{{"n":{state}}},"since":1}}"#).into()
+}
+
+fn user(n: u16) -> UserName {
+    UserName::parse(&format!("user{n}")).unwrap()
+}
+
+fn set(n: u16, state: u64) -> Change {
+    Change::Set { connection: id(n), user: user(n), since: 1, changed: state, payload: payload(state) }
+}
+
+fn gone(n: u16) -> Change {
+    Change::Remove { connection: id(n), reason: Reason::Left }
+}
+
+fn version(epoch: &str, number: u64) -> Version {
+    Version { epoch: Epoch::new(epoch), number }
+}
+
+fn published(epoch: &str, from: u64, changes: Vec<Change>) -> Published {
+    let to = from + changes.len() as u64;
+    let occupancy = Occupancy::default();
+    Published { roster: key(), epoch: Epoch::new(epoch), from, to, starts: false, occupancy, changes }
+}
+
+fn reading(epoch: &str, number: Option<u64>, rows: &[(u16, u64)]) -> Reading {
+    let rows = rows.iter().map(|(n, state)| {
+        let row = Row {
+            user: user(*n),
+            take: 1,
+            valid: 0,
+            stay: Stay::Ending { reason: Reason::Timeout, by: "me".into() },
+            epoch: Epoch::new(epoch),
+            grace_ms: 0,
+            since: 1,
+            changed: *state,
+            private: "{}".into(),
+            payload: payload(*state),
+        };
+        (id(*n), row)
+    });
+    Reading { epoch: Epoch::new(epoch), settling: false, number, rows: rows.collect() }
+}
+
+fn settling(epoch: &str, number: Option<u64>, rows: &[(u16, u64)]) -> Reading {
+    Reading { settling: true, ..reading(epoch, number, rows) }
+}
+
+impl Scene {
+    fn new() -> Self {
+        let woken = Arc::new(Woken(AtomicUsize::new(0)));
+        let wake: Arc<dyn Wake> = woken.clone();
+        Self { mirror: Mirror::new(1, key()), woken, wake }
+    }
+
+    fn read(&self, reading: Reading) -> bool {
+        self.mirror.want_reading();
+        assert!(self.mirror.begin_reading());
+        self.mirror.install(reading)
+    }
+
+    fn at(epoch: &str, number: u64, rows: &[(u16, u64)]) -> Self {
+        let scene = Self::new();
+        assert!(!scene.read(reading(epoch, Some(number), rows)));
+        scene
+    }
+
+    fn watch(&self, level: Level, least: Option<Version>, since: Option<Version>) -> Watcher {
+        self.mirror.attach(level, &self.wake);
+        let at = since.clone();
+        Watcher { cursor: Cursor::new(level, least, since), at, occupancy: Occupancy::default() }
+    }
+
+    fn woken(&self) -> bool {
+        self.woken.0.swap(0, Ordering::Relaxed) > 0
+    }
+
+    fn asks_for_reading(&self) -> bool {
+        self.mirror.wants_reading.load(Ordering::Relaxed)
+    }
+
+    /// A tick later what waits is flushed.
+    async fn tick(&self) {
+        tokio::time::advance(TICK_MOST).await;
+        self.mirror.run_errands();
+    }
+}
+
+impl Watcher {
+    /// What comes next, in a word; the versions must follow on.
+    fn next(&mut self, scene: &Scene) -> String {
+        let Some(delivery) = scene.mirror.next(&mut self.cursor) else { return "nothing".to_owned() };
+        match delivery {
+            Delivery::Snapshot(snapshot, cause) => {
+                if let Some(at) = &self.at {
+                    assert!(
+                        at.epoch != snapshot.version.epoch || at.number <= snapshot.version.number,
+                        "a snapshot leads back: {at:?} to {:?}",
+                        snapshot.version
+                    );
+                }
+                self.at = Some(snapshot.version.clone());
+                self.occupancy = snapshot.occupancy;
+                let entries = match &snapshot.whole {
+                    Whole::Users(members) => members.len() as u64,
+                    Whole::Connections(connections) => connections.len() as u64,
+                    Whole::Occupancy => snapshot.occupancy.connections,
+                };
+                assert_eq!(entries, snapshot.occupancy.connections, "everybody here has one connection");
+                let cause = cause.map_or("", Cause::as_str);
+                format!("snapshot {cause} {} of {}", snapshot.version.number, snapshot.occupancy.connections)
+            }
+            Delivery::Frame(frame) => {
+                assert_eq!(self.at.as_ref(), Some(&frame.from), "a gap");
+                assert!(frame.from.epoch != frame.to.epoch || frame.from.number <= frame.to.number, "it leads back");
+                self.at = Some(frame.to.clone());
+                self.occupancy = frame.occupancy;
+                let counts = match &frame.lists {
+                    Lists::Users(delta) => (delta.join.len(), delta.update.len(), delta.leave.len()),
+                    Lists::Connections(delta) => (delta.join.len(), delta.update.len(), delta.leave.len()),
+                    Lists::Occupancy => (0, 0, 0),
+                };
+                format!("{}-{} +{} ~{} -{}", frame.from.number, frame.to.number, counts.0, counts.1, counts.2)
+            }
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_watcher_gets_a_snapshot_and_then_every_change_once() {
+    let scene = Scene::at("e", 5, &[(1, 1)]);
+    let mut ann = scene.watch(Level::Users, None, None);
+    assert_eq!(ann.next(&scene), "snapshot  5 of 1");
+    assert_eq!(ann.next(&scene), "nothing");
+    scene.mirror.hear(published("e", 5, vec![set(2, 1)]));
+    assert!(scene.woken());
+    assert_eq!(ann.next(&scene), "5-6 +1 ~0 -0");
+    // Told again, it is nothing.
+    scene.mirror.hear(published("e", 5, vec![set(2, 1)]));
+    scene.tick().await;
+    assert_eq!(ann.next(&scene), "nothing");
+    assert!(!scene.asks_for_reading());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_tick_is_one_frame_and_nets_what_happened_in_it() {
+    let scene = Scene::at("e", 0, &[]);
+    let mut ann = scene.watch(Level::Users, None, None);
+    assert_eq!(ann.next(&scene), "snapshot  0 of 0");
+    scene.mirror.hear(published("e", 0, vec![set(1, 1)]));
+    assert_eq!(ann.next(&scene), "0-1 +1 ~0 -0");
+    for number in 1..9 {
+        scene.mirror.hear(published("e", number, vec![set(1, number + 1)]));
+    }
+    scene.mirror.hear(published("e", 9, vec![set(2, 1), gone(2)]));
+    assert_eq!(ann.next(&scene), "nothing");
+    scene.tick().await;
+    assert!(scene.woken());
+    assert_eq!(ann.next(&scene), "1-11 +0 ~1 -0");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_gap_is_read_and_watchers_see_the_difference() {
+    let scene = Scene::at("e", 1, &[(1, 1)]);
+    let mut ann = scene.watch(Level::Users, None, None);
+    ann.next(&scene);
+    scene.mirror.hear(published("e", 3, vec![set(3, 1)]));
+    assert_eq!(ann.next(&scene), "nothing");
+    assert!(scene.asks_for_reading());
+    assert!(!scene.read(reading("e", Some(4), &[(2, 1), (3, 1)])));
+    assert_eq!(ann.next(&scene), "1-4 +2 ~0 -1");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_heard_during_a_reading_is_applied_after_it() {
+    let scene = Scene::new();
+    let mut ann = scene.watch(Level::Connections, None, None);
+    assert_eq!(ann.next(&scene), "nothing");
+    assert!(scene.mirror.begin_reading());
+    scene.mirror.hear(published("e", 1, vec![set(1, 1)]));
+    scene.mirror.hear(published("e", 2, vec![set(2, 1)]));
+    assert!(!scene.mirror.install(reading("e", Some(2), &[(1, 1)])));
+    assert!(scene.woken());
+    assert_eq!(ann.next(&scene), "snapshot  3 of 2");
+
+    scene.mirror.want_reading();
+    assert!(scene.mirror.begin_reading());
+    scene.mirror.hear(published("e", 5, vec![set(5, 1)]));
+    assert!(scene.mirror.install(reading("e", Some(4), &[(1, 1), (2, 1), (3, 1)])), "one is missing in between");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reading_holds_up_no_frame_that_waits_for_its_tick() {
+    let scene = Scene::at("e", 0, &[]);
+    let mut ann = scene.watch(Level::Users, None, None);
+    ann.next(&scene);
+    scene.mirror.hear(published("e", 0, vec![set(1, 1)]));
+    scene.mirror.hear(published("e", 1, vec![set(2, 1)]));
+    assert_eq!(ann.next(&scene), "0-1 +1 ~0 -0");
+    scene.mirror.want_reading();
+    assert!(scene.mirror.begin_reading());
+    assert_eq!(ann.next(&scene), "1-2 +1 ~0 -0");
+}
+
+#[tokio::test(start_paused = true)]
+async fn more_than_is_kept_during_a_reading_is_read_again() {
+    let scene = Scene::new();
+    assert!(scene.mirror.begin_reading());
+    for number in 0..=BUFFER as u64 {
+        scene.mirror.hear(published("e", number, vec![set(1, number + 1)]));
+    }
+    assert!(scene.mirror.install(reading("e", Some(0), &[])));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rewound_reading_is_not_believed() {
+    let scene = Scene::at("e", 5, &[(1, 1)]);
+    assert!(scene.read(reading("e", Some(4), &[])));
+    assert_eq!(scene.mirror.version(), Some(version("e", 5)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn settling_adds_obeys_leaves_and_withholds_removals() {
+    let scene = Scene::at("e1", 50, &[(1, 1), (2, 1), (3, 1)]);
+    let mut ann = scene.watch(Level::Users, None, None);
+    ann.next(&scene);
+    scene.mirror.hear(published("e2", 0, vec![set(1, 1)]));
+    assert!(scene.asks_for_reading());
+    assert!(!scene.read(settling("e2", Some(2), &[(1, 1), (4, 1)])));
+    assert!(scene.mirror.is_withheld());
+    assert_eq!(ann.next(&scene), "50-2 +1 ~0 -0");
+    scene.mirror.hear(published("e2", 2, vec![set(2, 1), gone(2)]));
+    scene.tick().await;
+    assert_eq!(ann.next(&scene), "2-4 +0 ~0 -1");
+    assert!(!scene.mirror.has(&Epoch::new("e2"), false, Some(4)), "settled, it must be read");
+    assert!(!scene.read(reading("e2", Some(4), &[(1, 1), (4, 1)])));
+    scene.tick().await;
+    assert_eq!(ann.next(&scene), "4-4 +0 ~0 -1");
+    assert_eq!(ann.at, Some(version("e2", 4)));
+    assert_eq!(ann.occupancy.connections, 2);
+    assert!(scene.mirror.has(&Epoch::new("e2"), false, Some(4)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_watched_while_the_epoch_settled_is_not_taken_to_know_what_came_of_it() {
+    // This mirror has kept a row that nobody confirms, at the very number at which others have it not.
+    let scene = Scene::at("e1", 50, &[(1, 1), (2, 1)]);
+    let mut ann = scene.watch(Level::Users, None, None);
+    ann.next(&scene);
+    assert!(!scene.read(settling("e2", Some(3), &[(1, 1), (3, 1)])));
+    ann.next(&scene);
+    let since = ann.at.clone();
+    // Her socket breaks; she comes back to an instance that has read the settled roster.
+    let elsewhere = Scene::at("e2", 3, &[(1, 1), (3, 1)]);
+    let mut again = elsewhere.watch(Level::Users, None, since.clone());
+    assert_eq!(again.next(&elsewhere), "snapshot  3 of 2");
+    // Or to this one.
+    assert!(!scene.read(reading("e2", Some(3), &[(1, 1), (3, 1)])));
+    scene.tick().await;
+    let mut again = scene.watch(Level::Users, None, since);
+    assert_ne!(again.next(&scene), "nothing");
+    assert_eq!(again.occupancy.connections, 2);
+    // Whoever stayed is told.
+    ann.next(&scene);
+    assert_eq!(ann.occupancy.connections, 2);
+    assert_eq!(ann.at, Some(version("e2", 3)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn settling_that_changes_nothing_tells_nothing() {
+    let scene = Scene::at("e1", 50, &[(1, 1)]);
+    let mut ann = scene.watch(Level::Users, None, None);
+    ann.next(&scene);
+    assert!(!scene.read(settling("e2", Some(3), &[(1, 1)])));
+    assert!(!scene.read(reading("e2", Some(3), &[(1, 1)])));
+    scene.tick().await;
+    assert_eq!(ann.next(&scene), "nothing");
+    // Who was shown something meanwhile learns the version that it has come to.
+    assert!(!scene.read(settling("e3", Some(1), &[(1, 1), (2, 1)])));
+    scene.tick().await;
+    assert_eq!(ann.next(&scene), "50-1 +1 ~0 -0");
+    assert_ne!(ann.at, Some(version("e3", 1)));
+    assert!(!scene.read(reading("e3", Some(1), &[(1, 1), (2, 1)])));
+    assert_eq!(ann.next(&scene), "1-1 +0 ~0 -0");
+    assert_eq!(ann.at, Some(version("e3", 1)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_watcher_without_earlier_state_waits_until_the_epoch_has_settled() {
+    let scene = Scene::new();
+    let mut ann = scene.watch(Level::Users, None, None);
+    assert!(!scene.read(settling("e", Some(1), &[(1, 1)])));
+    assert_eq!(ann.next(&scene), "nothing");
+    assert!(!scene.mirror.has(&Epoch::new("e"), false, Some(1)));
+    assert!(!scene.read(reading("e", Some(1), &[(1, 1)])));
+    assert!(scene.woken());
+    assert_eq!(ann.next(&scene), "snapshot  1 of 1");
+}
+
+#[tokio::test(start_paused = true)]
+async fn since_gives_what_came_after_where_it_is_known() {
+    let scene = Scene::at("e", 1, &[(1, 1)]);
+    scene.mirror.hear(published("e", 1, vec![set(2, 1), set(3, 1)]));
+    scene.tick().await;
+    scene.mirror.hear(published("e", 3, vec![set(4, 1)]));
+    scene.tick().await;
+    let come_back = |number| scene.watch(Level::Users, None, Some(version("e", number)));
+    assert_eq!(come_back(4).next(&scene), "nothing", "nothing came after");
+    assert_eq!(come_back(3).next(&scene), "3-4 +1 ~0 -0");
+    assert_eq!(come_back(1).next(&scene), "1-4 +3 ~0 -0");
+    assert_eq!(come_back(2).next(&scene), "snapshot  4 of 4", "in the middle of what came at once");
+    assert_eq!(come_back(0).next(&scene), "snapshot  4 of 4", "before the first reading");
+    let mut stranger = scene.watch(Level::Users, None, Some(version("other", 3)));
+    assert_eq!(stranger.next(&scene), "snapshot  4 of 4");
+}
+
+#[tokio::test(start_paused = true)]
+async fn since_ahead_of_the_mirror_is_read_for_once() {
+    let scene = Scene::at("e", 1, &[(1, 1)]);
+    let mut ann = scene.watch(Level::Users, None, Some(version("e", 2)));
+    assert_eq!(ann.next(&scene), "nothing");
+    assert!(scene.asks_for_reading());
+    scene.read(reading("e", Some(2), &[(1, 1), (2, 1)]));
+    assert!(scene.woken());
+    assert_eq!(ann.next(&scene), "nothing", "she has all of it");
+    scene.tick().await;
+    scene.mirror.hear(published("e", 2, vec![gone(1)]));
+    assert_eq!(ann.next(&scene), "2-3 +0 ~0 -1");
+}
+
+#[tokio::test(start_paused = true)]
+async fn since_between_what_a_level_showed_does_not_lead_back() {
+    let scene = Scene::at("e", 1, &[(1, 1)]);
+    // Watched, but nothing of what follows shows at this level.
+    let mut bob = scene.watch(Level::Occupancy, None, None);
+    bob.next(&scene);
+    for number in 1..5 {
+        scene.mirror.hear(published("e", number, vec![set(1, number + 1)]));
+        scene.tick().await;
+    }
+    assert_eq!(bob.next(&scene), "nothing");
+    let mut ann = scene.watch(Level::Occupancy, None, Some(version("e", 3)));
+    assert_eq!(ann.next(&scene), "3-5 +0 ~0 -0");
+    let mut zoe = scene.watch(Level::Occupancy, None, Some(version("e", 5)));
+    assert_eq!(zoe.next(&scene), "nothing");
+    assert_eq!(bob.next(&scene), "1-5 +0 ~0 -0");
+    for watcher in [&mut ann, &mut zoe, &mut bob] {
+        assert_eq!(watcher.next(&scene), "nothing");
+    }
+    scene.mirror.hear(published("e", 5, vec![set(2, 1)]));
+    for watcher in [&mut ann, &mut zoe, &mut bob] {
+        assert_eq!(watcher.next(&scene), "5-6 +0 ~0 -0");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_falls_out_of_the_ring_gets_one_snapshot_and_goes_on() {
+    let scene = Scene::at("e", 0, &[]);
+    let mut slow = scene.watch(Level::Users, None, None);
+    let mut quick = scene.watch(Level::Users, None, None);
+    (slow.next(&scene), quick.next(&scene));
+    let mut number = 0;
+    for _ in 0..RING {
+        scene.mirror.hear(published("e", number, vec![set(1, number + 1)]));
+        scene.tick().await;
+        number += 1;
+        assert!(quick.next(&scene).starts_with(&format!("{}-{number}", number - 1)));
+    }
+    let mut last = scene.watch(Level::Users, None, None);
+    assert_eq!(last.next(&scene), format!("snapshot  {number} of 1"));
+    scene.mirror.hear(published("e", number, vec![set(2, 1)]));
+    scene.tick().await;
+    number += 1;
+    // One more than the ring has, and something waits for its tick.
+    scene.mirror.hear(published("e", number, vec![set(3, 1)]));
+    scene.mirror.hear(published("e", number + 1, vec![set(4, 1)]));
+    assert_eq!(slow.next(&scene), "nothing");
+    scene.woken();
+    scene.tick().await;
+    assert!(scene.woken());
+    assert_eq!(slow.next(&scene), format!("snapshot slow {} of 4", number + 2));
+    assert_eq!(slow.next(&scene), "nothing");
+    scene.mirror.hear(published("e", number + 2, vec![gone(1)]));
+    scene.tick().await;
+    for watcher in [&mut slow, &mut last] {
+        while watcher.next(&scene) != "nothing" {}
+        assert_eq!(watcher.at, Some(version("e", number + 3)));
+        assert_eq!(watcher.occupancy.connections, 3);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_watcher_who_comes_in_the_middle_of_a_tick_that_shows_nothing_is_woken_all_the_same() {
+    let scene = Scene::at("e", 0, &[]);
+    scene.mirror.hear(published("e", 0, vec![set(1, 1)]));
+    scene.mirror.hear(published("e", 1, vec![set(2, 1), gone(2)]));
+    let mut ann = scene.watch(Level::Users, None, None);
+    assert_eq!(ann.next(&scene), "nothing");
+    scene.woken();
+    scene.tick().await;
+    assert!(scene.woken(), "nobody else will wake her");
+    assert_eq!(ann.next(&scene), "snapshot  1 of 1");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_promised_version_is_waited_for_and_then_read_for() {
+    let scene = Scene::at("e", 1, &[]);
+    let mut ann = scene.watch(Level::Occupancy, Some(version("e", 2)), None);
+    assert_eq!(ann.next(&scene), "nothing");
+    scene.mirror.run_errands();
+    assert!(!scene.asks_for_reading());
+    scene.mirror.hear(published("e", 1, vec![set(1, 1)]));
+    assert!(scene.woken());
+    assert_eq!(ann.next(&scene), "snapshot  2 of 1");
+
+    let mut bob = scene.watch(Level::Users, Some(version("e", 3)), None);
+    assert_eq!(bob.next(&scene), "nothing");
+    tokio::time::advance(EXPECTED).await;
+    scene.mirror.run_errands();
+    assert!(scene.asks_for_reading());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_promised_version_that_a_level_does_not_show_is_reached_all_the_same() {
+    let scene = Scene::at("e", 1, &[(1, 1)]);
+    let mut bob = scene.watch(Level::Occupancy, None, None);
+    bob.next(&scene);
+    let mut ann = scene.watch(Level::Occupancy, Some(version("e", 2)), None);
+    assert_eq!(ann.next(&scene), "nothing");
+    scene.woken();
+    scene.mirror.hear(published("e", 1, vec![set(1, 2)]));
+    assert!(scene.woken());
+    assert_eq!(ann.next(&scene), "snapshot  2 of 1");
+    assert_eq!(bob.next(&scene), "1-2 +0 ~0 -0");
+}
+
+#[tokio::test(start_paused = true)]
+async fn levels_have_their_own_frames_which_all_follow_on() {
+    let scene = Scene::at("e", 0, &[]);
+    let mut early = scene.watch(Level::Users, None, None);
+    early.next(&scene);
+    scene.mirror.hear(published("e", 0, vec![set(1, 1)]));
+    scene.mirror.hear(published("e", 1, vec![set(1, 2)]));
+    // In the middle of a tick.
+    let mut late = [Level::Users, Level::Connections, Level::Occupancy].map(|level| scene.watch(level, None, None));
+    for watcher in &mut late {
+        assert_eq!(watcher.next(&scene), "nothing");
+    }
+    scene.tick().await;
+    for watcher in &mut late {
+        let first = watcher.next(&scene);
+        assert!(first.starts_with("snapshot") && first.ends_with("of 1"), "{first}");
+    }
+    scene.mirror.hear(published("e", 2, vec![set(1, 3)]));
+    scene.tick().await;
+    scene.mirror.hear(published("e", 3, vec![set(2, 1)]));
+    scene.tick().await;
+    for watcher in late.iter_mut().chain([&mut early]) {
+        while watcher.next(&scene) != "nothing" {}
+        assert_eq!(watcher.at, Some(version("e", 4)));
+        assert_eq!(watcher.occupancy.connections, 2);
+    }
+    // The last of a level goes; whoever comes later begins with what is there then.
+    scene.mirror.detach(Level::Connections, &scene.wake);
+    scene.mirror.hear(published("e", 4, vec![gone(1)]));
+    scene.tick().await;
+    assert_eq!(scene.watch(Level::Connections, None, None).next(&scene), "snapshot  5 of 1");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_forgotten_roster_starts_again_above_the_floor() {
+    let scene = Scene::at("e", 7, &[(1, 1)]);
+    let mut ann = scene.watch(Level::Users, None, None);
+    ann.next(&scene);
+    scene.mirror.hear(published("e", 7, vec![gone(1)]));
+    assert_eq!(ann.next(&scene), "7-8 +0 ~0 -1");
+    scene.tick().await;
+    assert!(scene.mirror.has(&Epoch::new("e"), false, None), "an absent number means empty");
+    scene.mirror.hear(Published { starts: true, ..published("e", 30, vec![set(2, 1)]) });
+    assert_eq!(ann.next(&scene), "8-31 +1 ~0 -0");
+    assert!(!scene.asks_for_reading());
+    // Where somebody is there that cannot be: it is read.
+    scene.mirror.hear(Published { starts: true, ..published("e", 40, vec![set(3, 1)]) });
+    assert!(scene.asks_for_reading());
+}
+
+#[tokio::test(start_paused = true)]
+async fn changes_of_which_one_cannot_be_read_are_not_half_applied() {
+    let scene = Scene::at("e", 0, &[]);
+    let mut ann = scene.watch(Level::Users, None, None);
+    ann.next(&scene);
+    let broken = Change::Set { connection: id(2), user: user(2), since: 1, changed: 1, payload: "{".into() };
+    scene.mirror.hear(published("e", 0, vec![set(1, 1), broken]));
+    assert!(scene.asks_for_reading());
+    scene.read(reading("e", Some(2), &[(1, 1)]));
+    assert_eq!(ann.next(&scene), "0-2 +1 ~0 -0");
+}

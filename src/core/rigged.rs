@@ -1,0 +1,143 @@
+//! A store for tests: the memory store, with as many partitions as a test wants and with faults that it chooses.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
+
+use async_trait::async_trait;
+
+use crate::{
+    domain::{
+        name::{ChannelName, ConnectionId, RosterKey, UserName},
+        partition::{Batch, Beat, Refusal, Renewal, Sweep, Swept, Terms},
+        roster::{Generation, Outcome, Row},
+    },
+    store::{
+        Counted, Index, Numbers, PartitionId, Person, Reading, Renewed, Store, StoreError, Totals,
+        memory::{Memory, MemoryFeed},
+    },
+};
+
+/// The lengths that tests use.
+pub(crate) const TERMS: Terms = Terms { renew_ms: 3_000, lease_ms: 10_000, settle_ms: 7_000 };
+
+/// See the module. Everything is kept in one memory; only the numbers of the partitions differ.
+pub(crate) struct Rigged {
+    pub memory: Arc<Memory>,
+    /// Users are in partition 0, channels in 1.
+    pub apart: bool,
+    /// As many calls of anything but reading fail.
+    pub away: AtomicUsize,
+    /// As many renewals fail.
+    pub deaf: AtomicUsize,
+    /// Every first page of what a generation holds is empty though others follow.
+    pub empty_pages: bool,
+}
+
+impl Rigged {
+    pub fn open(instance: &str) -> (Self, Arc<MemoryFeed>) {
+        let (memory, feed) = Memory::open(TERMS, instance, 30);
+        (Self { memory, apart: false, away: 0.into(), deaf: 0.into(), empty_pages: false }, feed)
+    }
+
+    fn fails(count: &AtomicUsize) -> Result<(), StoreError> {
+        let left = count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
+        if left.is_ok() { Err(StoreError::Unavailable("rigged".into())) } else { Ok(()) }
+    }
+}
+
+#[async_trait]
+impl Store for Rigged {
+    fn partitions(&self) -> u16 {
+        if self.apart { 2 } else { 1 }
+    }
+
+    fn partition_of(&self, roster: &RosterKey) -> PartitionId {
+        u16::from(self.apart && matches!(roster, RosterKey::Channel(_)))
+    }
+
+    async fn renew(&self, partition: PartitionId, renewal: Renewal) -> Result<Result<Renewed, Refusal>, StoreError> {
+        Self::fails(&self.away)?;
+        Self::fails(&self.deaf)?;
+        self.memory.renew(partition, renewal).await
+    }
+
+    async fn write(
+        &self,
+        partition: PartitionId,
+        batch: &Batch,
+    ) -> Result<Result<(Beat, Vec<Outcome>), Refusal>, StoreError> {
+        Self::fails(&self.away)?;
+        self.memory.write(partition, batch).await
+    }
+
+    async fn sweep(&self, partition: PartitionId, sweep: &Sweep, most: usize) -> Result<Swept, StoreError> {
+        Self::fails(&self.away)?;
+        self.memory.sweep(partition, sweep, most).await
+    }
+
+    async fn audit(&self, partition: PartitionId, cursor: Option<String>) -> Result<Option<String>, StoreError> {
+        self.memory.audit(partition, cursor).await
+    }
+
+    async fn held(
+        &self,
+        partition: PartitionId,
+        generation: &Generation,
+        cursor: Option<String>,
+        most: usize,
+    ) -> Result<(Vec<(RosterKey, ConnectionId)>, Option<String>), StoreError> {
+        match cursor.as_deref() {
+            None if self.empty_pages => Ok((Vec::new(), Some("second".to_owned()))),
+            Some("second") => self.memory.held(partition, generation, None, most).await,
+            _ => self.memory.held(partition, generation, cursor, most).await,
+        }
+    }
+
+    async fn read(&self, roster: &RosterKey) -> Result<Reading, StoreError> {
+        self.memory.read(roster).await
+    }
+
+    async fn rows(&self, keys: &[(RosterKey, ConnectionId)]) -> Result<Vec<Option<Row>>, StoreError> {
+        self.memory.rows(keys).await
+    }
+
+    async fn numbers(&self, partition: PartitionId, rosters: &[RosterKey]) -> Result<Numbers, StoreError> {
+        self.memory.numbers(partition, rosters).await
+    }
+
+    async fn counts(&self, channels: &[ChannelName]) -> Result<Vec<Counted>, StoreError> {
+        self.memory.counts(channels).await
+    }
+
+    async fn people(&self, users: &[UserName]) -> Result<Vec<Person>, StoreError> {
+        self.memory.people(users).await
+    }
+
+    async fn forget_user(&self, user: &UserName) -> Result<(), StoreError> {
+        self.memory.forget_user(user).await
+    }
+
+    async fn names(
+        &self,
+        index: Index,
+        prefix: &str,
+        after: Option<&str>,
+        most: usize,
+    ) -> Result<Vec<String>, StoreError> {
+        self.memory.names(index, prefix, after, most).await
+    }
+
+    async fn totals(&self) -> Result<Totals, StoreError> {
+        self.memory.totals().await
+    }
+
+    async fn freeze(&self, name: &str, text: &str) -> Result<(), StoreError> {
+        self.memory.freeze(name, text).await
+    }
+
+    async fn thaw(&self, name: &str) -> Result<Option<String>, StoreError> {
+        self.memory.thaw(name).await
+    }
+}

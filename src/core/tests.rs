@@ -1,0 +1,218 @@
+//! The core over a store with faults, in time that is paused.
+
+use std::sync::atomic::Ordering;
+
+use super::{rigged::Rigged, *};
+use crate::{
+    domain::{
+        member::Reason,
+        name::{ChannelName, ConnectionId, RosterKey, UserName},
+        partition::{Batch, Renewal},
+        principal::{Capabilities, Principal},
+        roster::{Ask, Body, Entry, Generation, Keep, Stay},
+        settings::{Limits, Presence},
+        version::Epoch,
+    },
+    store::memory::MemoryFeed,
+};
+
+fn settings() -> Settings {
+    Settings {
+        instance: "me".into(),
+        version: "test".into(),
+        presence: Presence {
+            ping_ms: 25_000,
+            pong_timeout_ms: 10_000,
+            grace_ms: 15_000,
+            instance_lease_ms: 10_000,
+            instance_renew_ms: 3_000,
+            settle_ms: 7_000,
+            idle_after_ms: 60_000,
+            away_after_ms: 300_000,
+            typing_ms: 3_000,
+            last_seen_days: 30,
+        },
+        limits: Limits {
+            frame_bytes: 65_536,
+            state_bytes: 4_096,
+            channels_per_connection: 128,
+            watched_users: 2_000,
+            operations_per_second: 50,
+            connections_per_user: 32,
+            connections_per_address: 1_000,
+            members_per_channel: 100_000,
+        },
+        namespaces: Vec::new(),
+        default_can: Arc::new(Capabilities::all()),
+    }
+}
+
+fn user() -> UserName {
+    UserName::parse("ann").unwrap()
+}
+
+fn channel() -> ChannelName {
+    ChannelName::parse("a").unwrap()
+}
+
+struct Nobody;
+
+impl Wake for Nobody {
+    fn wake(&self, _: u64) {}
+}
+
+fn nobody() -> Arc<dyn Wake> {
+    Arc::new(Nobody)
+}
+
+struct Scene {
+    store: Arc<Rigged>,
+    core: Arc<Core>,
+}
+
+impl Scene {
+    fn over((store, feed): (Rigged, Arc<MemoryFeed>)) -> Self {
+        let store = Arc::new(store);
+        let core = Core::start(store.clone(), feed, settings(), Metrics::new());
+        Self { store, core }
+    }
+
+    async fn hello(&self, resume: Option<ResumeClaim>) -> Result<(Session, Welcome), HelloError> {
+        let principal = Principal {
+            user: Some(user()),
+            expires_at_ms: u64::MAX,
+            issued_at_ms: None,
+            token_id: None,
+            info: None,
+            grace_ms: None,
+            can: None,
+            channels: Arc::new([]),
+        };
+        Session::open(&self.core, Hello { principal, resume, device: None, present: true }).await
+    }
+
+    async fn joined(&self) -> (Session, Welcome) {
+        let (mut session, welcome) = self.hello(None).await.unwrap();
+        join(&mut session).await.unwrap();
+        (session, welcome)
+    }
+
+    async fn stay(&self, connection: &ConnectionId) -> Option<Stay> {
+        let key = (RosterKey::Channel(channel()), connection.clone());
+        let rows = self.store.memory.rows(&[key]).await.unwrap();
+        rows.into_iter().flatten().next().map(|row| row.stay)
+    }
+
+    async fn is_online(&self) -> bool {
+        self.core.users(&[user()]).await.unwrap()[0].status.is_some()
+    }
+}
+
+async fn join(session: &mut Session) -> Result<Reply, Error> {
+    let join = Command::Join { channel: channel(), state: Default::default(), watch: None, grace_ms: None };
+    session.execute(join, &nobody()).await
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_was_held_by_a_dead_instance_leaves_though_a_page_of_its_list_is_empty() {
+    let (mut store, feed) = Rigged::open("me");
+    store.empty_pages = true;
+    let dead = Generation { instance: "dead".into(), number: 1 };
+    let renewal =
+        Renewal { generation: dead.clone(), link: 1, version: "test".into(), known: None, done: true, bye: false };
+    let beat = store.memory.renew(0, renewal).await.unwrap().unwrap().beat;
+    let connection = ConnectionId::from_bytes([1; 16]);
+    let body = Body {
+        user: user(),
+        valid: 0,
+        grace_ms: 15_000,
+        since: 1,
+        changed: 0,
+        private: "{}".into(),
+        payload: r#"{"status":"online","state":{},"since":1}"#.into(),
+    };
+    let entries = [RosterKey::User(user()), RosterKey::Channel(channel())].map(|roster| {
+        let ask = Ask::Present { take: 1, fresh: true, limit: 0, keep: Keep::Held, body: body.clone() };
+        Entry { roster, connection: connection.clone(), ask }
+    });
+    let batch = Batch { generation: dead, link: 1, epoch: beat.epoch, entries: entries.into() };
+    store.memory.write(0, &batch).await.unwrap().unwrap();
+
+    let scene = Scene::over((store, feed));
+    tokio::time::sleep(Duration::from_secs(17)).await;
+    assert!(scene.stay(&connection).await.is_some(), "its grace goes on");
+    tokio::time::sleep(Duration::from_secs(8)).await;
+    assert_eq!(scene.stay(&connection).await, None);
+    assert!(!scene.is_online().await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_outage_in_which_clients_try_again_and_again_leaves_nothing_behind() {
+    let scene = Scene::over(Rigged::open("me"));
+    let (session, welcome) = scene.joined().await;
+    scene.store.away.store(usize::MAX, Ordering::Relaxed);
+    // The next renewal finds out.
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    for _ in 0..5 {
+        assert!(matches!(scene.hello(None).await, Err(HelloError::Other(error)) if error.code == Code::Unavailable));
+    }
+    assert_eq!(scene.core.ledger.len(), 1, "only who was there before");
+    scene.store.away.store(0, Ordering::Relaxed);
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    // Presence time stood still: nobody's lease has ended.
+    assert!(matches!(scene.stay(&welcome.connection).await, Some(Stay::Held(held)) if held.number == 1));
+    session.end(Some(Reason::Left));
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(!scene.is_online().await);
+    assert_eq!(scene.core.ledger.len(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reborn_instance_gets_back_whom_it_held_and_their_resume_tokens_still_hold() {
+    let scene = Scene::over(Rigged::open("me"));
+    let (session, welcome) = scene.joined().await;
+    // Somebody else keeps the time while this one is deaf, so that its lease ends.
+    let other = Generation { instance: "other".into(), number: 1 };
+    scene.store.deaf.store(usize::MAX, Ordering::Relaxed);
+    let mut known: Option<Epoch> = None;
+    for _ in 0..6 {
+        let renewal = Renewal {
+            generation: other.clone(),
+            link: 1,
+            version: "test".into(),
+            known: known.clone(),
+            done: true,
+            bye: false,
+        };
+        known = Some(scene.store.memory.renew(0, renewal).await.unwrap().unwrap().beat.epoch);
+        tokio::time::sleep(Duration::from_secs(2)).await;
+    }
+    scene.store.deaf.store(0, Ordering::Relaxed);
+    let notices = session.notices();
+    let proof = tokio::time::timeout(Duration::from_secs(5), notices.next()).await;
+    assert_eq!(proof, Ok(Notice::Prove));
+    session.prove();
+    let mut session = session;
+    session.confirm();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(matches!(scene.stay(&welcome.connection).await, Some(Stay::Held(held)) if held.number == 2));
+    drop(session);
+    let claim = ResumeClaim { user: user(), connection: welcome.connection.clone(), take: welcome.take };
+    let (_session, again) = scene.hello(Some(claim)).await.unwrap();
+    assert!(again.resumed);
+    assert_eq!(again.channels, [channel()]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn stopping_writes_every_end_gives_the_lease_back_and_does_not_register_again() {
+    let scene = Scene::over(Rigged::open("me"));
+    let (broken, welcome) = scene.joined().await;
+    let (left, bye) = scene.joined().await;
+    broken.end(None);
+    left.end(Some(Reason::Left));
+    scene.core.stop(Duration::from_secs(5)).await;
+    assert!(matches!(scene.stay(&welcome.connection).await, Some(Stay::Ending { .. })));
+    assert_eq!(scene.stay(&bye.connection).await, None);
+    tokio::time::sleep(Duration::from_secs(9)).await;
+    assert!(scene.store.memory.totals().await.unwrap().instances.is_empty());
+}
