@@ -398,7 +398,9 @@ async fn whoever_falls_out_of_the_ring_gets_one_snapshot_and_goes_on() {
     let scene = Scene::at("e", 0, &[]);
     let mut slow = scene.watch(Level::Users, None, None);
     let mut quick = scene.watch(Level::Users, None, None);
-    (slow.next(&scene), quick.next(&scene));
+    for watcher in [&mut slow, &mut quick] {
+        watcher.next(&scene);
+    }
     let mut number = 0;
     for _ in 0..RING {
         scene.mirror.hear(published("e", number, vec![set(1, number + 1)]));
