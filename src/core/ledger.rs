@@ -4,6 +4,12 @@
 //! difference. After an outage, a new link, a new generation or a new epoch everything counts as unacknowledged and is sent again, so that healing
 //! is the ordinary path. The size is bounded by the connections that this instance answers for.
 
+mod account;
+mod reconciling;
+mod sending;
+#[cfg(test)]
+mod tests;
+
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
     sync::{
@@ -14,28 +20,19 @@ use std::{
 
 use tokio::sync::{Notify, oneshot};
 
+use self::account::{Account, Place, Waiting, Wanted, longest_grace};
+pub(crate) use self::reconciling::Reset;
 use super::notices::Notices;
 use crate::{
     domain::{
-        member::{Reason, Whereabouts},
+        member::Reason,
         name::{ConnectionId, RosterKey, UserName},
         partition::Beat,
-        roster::{Ask, Body, Entry, Keep, Outcome},
+        roster::{Entry, Outcome},
         version::{Epoch, Version},
     },
     store::{PartitionId, Store},
 };
-
-/// How one place of a connection is wanted.
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Wanted {
-    /// With a socket here.
-    Held,
-    /// Without one, for this long from the moment that Redis first heard of it.
-    Ending { remaining_ms: u64, counted_from: Option<(Epoch, u64)> },
-    /// Not at all.
-    Gone(Reason),
-}
 
 /// What a place shows.
 #[derive(Debug, Clone)]
@@ -63,70 +60,6 @@ pub(crate) enum Settlement {
     Full,
 }
 
-/// Counts in its lane for as long as a place waits to be acknowledged, whatever becomes of the place.
-#[derive(Debug)]
-struct Waiting(Arc<AtomicUsize>);
-
-impl Waiting {
-    fn new(count: &Arc<AtomicUsize>) -> Self {
-        count.fetch_add(1, Ordering::Relaxed);
-        Self(count.clone())
-    }
-}
-
-impl Drop for Waiting {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-#[derive(Debug)]
-struct Place {
-    partition: PartitionId,
-    wanted: Wanted,
-    content: Content,
-    limit: u64,
-    fresh: bool,
-    revision: u64,
-    /// None when the store has acknowledged what is wanted.
-    waiting: Option<Waiting>,
-    /// It has been on its way to the store, which may therefore know of it.
-    sent: bool,
-    queued: bool,
-    waiters: Vec<(u64, oneshot::Sender<Settlement>)>,
-}
-
-impl Place {
-    fn is_acknowledged(&self) -> bool {
-        self.waiting.is_none()
-    }
-
-    fn settle(&mut self, up_to: u64, settlement: &Settlement) {
-        for (revision, waiter) in std::mem::take(&mut self.waiters) {
-            if revision <= up_to {
-                // The one who waited may have given up.
-                let _ = waiter.send(settlement.clone());
-            } else {
-                self.waiters.push((revision, waiter));
-            }
-        }
-    }
-}
-
-/// A connection that this instance answers for.
-#[derive(Debug)]
-struct Account {
-    owner: u64,
-    user: UserName,
-    take: u64,
-    valid: u64,
-    /// The take that the client's newest resume token names.
-    token: u64,
-    needs_proof: bool,
-    places: BTreeMap<RosterKey, Place>,
-    notices: Option<Arc<Notices>>,
-}
-
 #[derive(Debug, Default)]
 struct Lane {
     dirty: VecDeque<(ConnectionId, RosterKey)>,
@@ -147,23 +80,6 @@ struct Book {
     owners: u64,
     accounts: HashMap<ConnectionId, Account>,
     lanes: Vec<Lane>,
-}
-
-/// An entry on its way, so that its answer finds what it was for.
-pub(crate) enum Sent {
-    /// A place as it was wanted.
-    Place { connection: ConnectionId, roster: RosterKey, take: u64, revision: u64, removal: bool, era: u64 },
-    /// A question asked once, of this row.
-    Ask(RosterKey, ConnectionId, Asker),
-}
-
-/// Why everything counts as unacknowledged again.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Reset {
-    /// The numbers are new: rows that were acknowledged may be missing.
-    pub epoch: bool,
-    /// The lease had ended: others may have taken what this instance held.
-    pub reborn: bool,
 }
 
 /// As many one-time questions may wait in a partition; a further one is refused as unavailable.
@@ -379,375 +295,6 @@ impl Ledger {
         Some(receiver)
     }
 
-    /// The next question that is still to be asked: not one whose asker gave up, so that it is not carried out after an outage, and not a release of
-    /// what has come to be known here since.
-    fn live_ask(lane: &mut Lane, accounts: &HashMap<ConnectionId, Account>) -> Option<(Entry, Asker)> {
-        while let Some((entry, asker)) = lane.asks.pop_front() {
-            let is_known =
-                || accounts.get(&entry.connection).is_some_and(|account| account.places.contains_key(&entry.roster));
-            let is_void =
-                asker.as_ref().is_some_and(oneshot::Sender::is_closed) || (entry.ask == Ask::Release && is_known());
-            if !is_void {
-                return Some((entry, asker));
-            }
-        }
-        None
-    }
-
-    /// Lets a row end that the store may think this instance holds, and for which nobody here answers.
-    fn release(&self, book: &mut Book, connection: &ConnectionId, roster: &RosterKey) {
-        let partition = usize::from(self.store.partition_of(roster));
-        let lane = &mut book.lanes[partition];
-        // Where there is no room the comparison finds the row.
-        if lane.asks.len() < ASKS {
-            let entry = Entry { roster: roster.clone(), connection: connection.clone(), ask: Ask::Release };
-            lane.asks.push_back((entry, None));
-            self.wake[partition].notify_one();
-        }
-    }
-
-    /// Another take has the connection: what only this instance may have written goes.
-    fn give_up(&self, book: &mut Book, connection: &ConnectionId) {
-        let Some(account) = book.accounts.remove(connection) else { return };
-        if let Some(notices) = &account.notices {
-            notices.end(Reason::Replaced);
-        }
-        for (roster, _) in account.places.iter().filter(|(_, place)| place.sent && place.wanted == Wanted::Held) {
-            self.release(book, connection, roster);
-        }
-    }
-
-    /// The next batch of a partition, at most `most` entries.
-    pub fn batch(&self, partition: PartitionId, most: usize) -> (Vec<Entry>, Vec<Sent>) {
-        let mut book = self.lock();
-        let Book { accounts, lanes, .. } = &mut *book;
-        let lane = &mut lanes[usize::from(partition)];
-        let era = lane.era;
-        let (mut entries, mut sent) = (Vec::new(), Vec::new());
-        let mut included = std::collections::HashSet::new();
-        // While much is sent again, those who wait for an answer have their turn too.
-        let most_places = most - lane.asks.len().min(most / 4);
-        while entries.len() < most_places
-            && let Some((connection, roster)) = lane.dirty.pop_front()
-        {
-            let Some(account) = accounts.get_mut(&connection) else { continue };
-            let user = RosterKey::User(account.user.clone());
-            let Some(place) = account.places.get_mut(&roster) else { continue };
-            place.queued = false;
-            // The row of the user first: it decides who has the connection and names the channels. Whoever leaves does not wait for it: it waits.
-            if roster != user
-                && !matches!(place.wanted, Wanted::Gone(_))
-                && let Some(of_user) = account.places.get(&user)
-                && !of_user.is_acknowledged()
-            {
-                if of_user.partition != partition {
-                    continue;
-                }
-                if included.insert((connection.clone(), user.clone()))
-                    && let Some(one) = Self::entry(account, &connection, &user, era)
-                {
-                    entries.push(one.0);
-                    sent.push(one.1);
-                }
-            }
-            if included.insert((connection.clone(), roster.clone()))
-                && let Some(one) = Self::entry(account, &connection, &roster, era)
-            {
-                entries.push(one.0);
-                sent.push(one.1);
-            }
-        }
-        while entries.len() < most
-            && let Some((entry, asker)) = Self::live_ask(lane, accounts)
-        {
-            sent.push(Sent::Ask(entry.roster.clone(), entry.connection.clone(), asker));
-            entries.push(entry);
-        }
-        (entries, sent)
-    }
-
-    fn entry(account: &mut Account, connection: &ConnectionId, roster: &RosterKey, era: u64) -> Option<(Entry, Sent)> {
-        let place = account.places.get(roster)?;
-        if place.is_acknowledged() {
-            return None;
-        }
-        let is_user = matches!(roster, RosterKey::User(_));
-        if matches!(place.wanted, Wanted::Gone(_)) && is_user && account.places.len() > 1 {
-            // Erased after the channels.
-            return None;
-        }
-        if account.needs_proof && place.wanted == Wanted::Held {
-            return None;
-        }
-        let Content { grace_ms, since, changed, private, payload } = place.content.clone();
-        let private = if is_user { whereabouts(account).to_json() } else { private };
-        let grace_ms = if is_user { longest_grace(account).unwrap_or(grace_ms) } else { grace_ms };
-        let body = || Body {
-            user: account.user.clone(),
-            valid: if is_user { account.valid } else { 0 },
-            grace_ms,
-            since,
-            changed,
-            private,
-            payload,
-        };
-        let present =
-            |keep| Ask::Present { take: account.take, fresh: place.fresh, limit: place.limit, keep, body: body() };
-        let ask = match &place.wanted {
-            Wanted::Held => present(Keep::Held),
-            Wanted::Ending { remaining_ms, .. } => present(Keep::Ending { remaining_ms: *remaining_ms }),
-            Wanted::Gone(reason) => Ask::Absent { take: Some(account.take), reason: *reason },
-        };
-        let entry = Entry { roster: roster.clone(), connection: connection.clone(), ask };
-        let sent = Sent::Place {
-            connection: connection.clone(),
-            roster: roster.clone(),
-            take: account.take,
-            revision: place.revision,
-            removal: matches!(place.wanted, Wanted::Gone(_)),
-            era,
-        };
-        account.places.get_mut(roster)?.sent = true;
-        Some((entry, sent))
-    }
-
-    /// A batch was carried out.
-    pub fn answered(&self, beat: &Beat, sent: Vec<Sent>, outcomes: Vec<Outcome>) {
-        let mut book = self.lock();
-        for (sent, outcome) in sent.into_iter().zip(outcomes) {
-            match sent {
-                Sent::Ask(roster, connection, asker) => {
-                    let unheard = asker.and_then(|asker| asker.send((outcome, beat.clone())).err());
-                    if let Some((Outcome::Claimed { .. }, _)) = unheard {
-                        // The one who took the connection has given up: it ends like one whose socket broke.
-                        self.release(&mut book, &connection, &roster);
-                    }
-                }
-                place @ Sent::Place { .. } => self.conclude(&mut book, beat, &place, outcome),
-            }
-        }
-    }
-
-    /// A batch failed or was refused: its places are sent again, its questions are lost.
-    pub fn failed(&self, sent: Vec<Sent>) {
-        let mut book = self.lock();
-        for sent in sent {
-            if let Sent::Place { connection, roster, .. } = sent {
-                self.queue(&mut book, &connection, &roster);
-            }
-        }
-    }
-
-    fn conclude(&self, book: &mut Book, beat: &Beat, sent: &Sent, outcome: Outcome) {
-        let Sent::Place { connection, roster, take, revision, removal, era } = sent else { return };
-        if book.lanes[usize::from(self.store.partition_of(roster))].era != *era {
-            self.queue(book, connection, roster);
-            return;
-        }
-        let Some(account) = book.accounts.get_mut(connection) else { return };
-        let Some(place) = account.places.get_mut(roster).filter(|_| account.take == *take) else { return };
-        let is_user = matches!(roster, RosterKey::User(_));
-        if *removal && !matches!(outcome, Outcome::Lost) {
-            let number = if let Outcome::Done { number, .. } = outcome { number } else { 0 };
-            let settlement = Settlement::Done(Version { epoch: beat.epoch.clone(), number });
-            if place.revision == *revision {
-                self.close_place(book, connection, roster, &settlement);
-            } else {
-                // Wanted again meanwhile: it begins anew.
-                place.settle(*revision, &settlement);
-                place.fresh = true;
-                place.content.changed = 0;
-                self.queue(book, connection, roster);
-            }
-            return;
-        }
-        match outcome {
-            Outcome::Done { number, changed, since, .. } => {
-                place.fresh = false;
-                place.limit = 0;
-                place.content.since = since;
-                if place.revision == *revision {
-                    place.content.changed = changed;
-                    place.waiting = None;
-                    if let Wanted::Ending { counted_from, .. } = &mut place.wanted {
-                        counted_from.get_or_insert_with(|| (beat.epoch.clone(), beat.now));
-                    }
-                }
-                place.settle(*revision, &Settlement::Done(Version { epoch: beat.epoch.clone(), number }));
-                self.queue(book, connection, roster);
-                if is_user {
-                    // The channels have waited for this.
-                    self.queue_all(book, connection);
-                }
-            }
-            Outcome::Gone => {
-                if let Some(notices) = &account.notices {
-                    match roster {
-                        RosterKey::Channel(channel) => notices.left(channel.clone(), Reason::Kicked),
-                        RosterKey::User(_) => notices.end(Reason::Kicked),
-                    }
-                }
-                self.close_place(book, connection, roster, &Settlement::Lost);
-                if is_user {
-                    self.wipe(book, connection, Reason::Kicked);
-                }
-            }
-            Outcome::Lost => self.give_up(book, connection),
-            Outcome::Full => self.close_place(book, connection, roster, &Settlement::Full),
-            Outcome::Claimed { .. } => tracing::error!("a place was answered with a claim"),
-        }
-    }
-
-    /// A place is no more: the user's row forgets it, and the account ends with its last place.
-    fn close_place(&self, book: &mut Book, connection: &ConnectionId, roster: &RosterKey, settlement: &Settlement) {
-        let Some(account) = book.accounts.get_mut(connection) else { return };
-        let user = RosterKey::User(account.user.clone());
-        if let Some(mut place) = account.places.remove(roster) {
-            place.settle(u64::MAX, settlement);
-        }
-        if account.places.is_empty() && account.notices.as_ref().is_none_or(|notices| notices.is_over()) {
-            book.accounts.remove(connection);
-        } else if *roster != user {
-            self.touch(book, connection, &user);
-        }
-    }
-
-    /// The user's row was taken away by somebody: its places in channels go too.
-    fn wipe(&self, book: &mut Book, connection: &ConnectionId, reason: Reason) {
-        let Some(account) = book.accounts.get_mut(connection) else { return };
-        let rosters: Vec<RosterKey> = account.places.keys().cloned().collect();
-        for place in account.places.values_mut() {
-            place.wanted = Wanted::Gone(reason);
-        }
-        for roster in rosters {
-            self.touch(book, connection, &roster);
-        }
-    }
-
-    /// Somebody else removed or took what this instance answered for.
-    pub fn overruled(&self, connection: &ConnectionId, roster: &RosterKey, take: u64, reason: Reason) {
-        let mut book = self.lock();
-        let Some(account) = book.accounts.get_mut(connection) else { return };
-        if account.take > take {
-            return;
-        }
-        let is_user = matches!(roster, RosterKey::User(_));
-        let held = account.places.get(roster).is_some_and(|place| place.wanted == Wanted::Held);
-        if held && matches!(reason, Reason::Timeout | Reason::InstanceLost) {
-            // The lease ran out under a living socket: the rebirth offers it again.
-            return;
-        }
-        if reason == Reason::Replaced {
-            if is_user {
-                self.give_up(&mut book, connection);
-            }
-            return;
-        }
-        if let Some(notices) = &account.notices {
-            match roster {
-                RosterKey::User(_) => notices.end(reason),
-                RosterKey::Channel(channel) => notices.left(channel.clone(), reason),
-            }
-        }
-        self.close_place(&mut book, connection, roster, &Settlement::Lost);
-        if is_user {
-            self.wipe(&mut book, connection, reason);
-        }
-    }
-
-    /// Everything of a partition counts as unacknowledged. `last_now` is the last presence time that was seen in each epoch but the new one.
-    pub fn reset(&self, partition: PartitionId, reset: Reset, last: Option<(&Epoch, u64)>) {
-        let mut book = self.lock();
-        let mut touched = Vec::new();
-        let Book { accounts, lanes, .. } = &mut *book;
-        let lane = &mut lanes[usize::from(partition)];
-        lane.era += 1;
-        for (connection, account) in accounts {
-            let mut reborn = false;
-            for (roster, place) in &mut account.places {
-                if place.partition != partition {
-                    continue;
-                }
-                place.waiting.get_or_insert_with(|| Waiting::new(&lane.waiting));
-                place.fresh |= reset.epoch;
-                // What was never sent cannot have been lost, and its socket has only just spoken.
-                reborn |= reset.reborn && place.sent && place.wanted == Wanted::Held;
-                if reset.epoch
-                    && let Wanted::Ending { remaining_ms, counted_from } = &mut place.wanted
-                    && let Some((epoch, from)) = counted_from.take()
-                    && let Some((last_epoch, last_now)) = last
-                    && epoch == *last_epoch
-                {
-                    *remaining_ms = remaining_ms.saturating_sub(last_now.saturating_sub(from));
-                }
-                touched.push((connection.clone(), roster.clone()));
-            }
-            if reborn {
-                account.needs_proof = true;
-                if let Some(notices) = &account.notices {
-                    notices.ask_for_proof();
-                }
-            }
-        }
-        for (connection, roster) in touched {
-            self.queue(&mut book, &connection, &roster);
-        }
-        drop(book);
-        self.wake[usize::from(partition)].notify_one();
-    }
-
-    /// This instance has registered in an epoch.
-    pub fn registered(&self, partition: PartitionId, epoch: &Epoch) {
-        self.lock().lanes[usize::from(partition)].epoch = Some(epoch.clone());
-    }
-
-    /// What a partition's `held` set should name is sent again where the set does not.
-    pub fn resend_missing(&self, partition: PartitionId, held: &std::collections::HashSet<(RosterKey, ConnectionId)>) {
-        let mut book = self.lock();
-        let mut missing = Vec::new();
-        let Book { accounts, lanes, .. } = &mut *book;
-        for (connection, account) in accounts {
-            for (roster, place) in &mut account.places {
-                if place.wanted == Wanted::Held
-                    && place.is_acknowledged()
-                    && place.partition == partition
-                    && !held.contains(&(roster.clone(), connection.clone()))
-                {
-                    place.waiting = Some(Waiting::new(&lanes[usize::from(partition)].waiting));
-                    missing.push((connection.clone(), roster.clone()));
-                }
-            }
-        }
-        for (connection, roster) in missing {
-            self.queue(&mut book, &connection, &roster);
-        }
-    }
-
-    /// Drops what has ended long ago by this partition's time, though nobody said so.
-    pub fn drop_ended(&self, partition: PartitionId, beat: &Beat, slack_ms: u64) {
-        self.lock().accounts.retain(|_, account| {
-            let had = account.places.len();
-            account.places.retain(|_, place| {
-                let Wanted::Ending { remaining_ms, counted_from: Some((epoch, from)) } = &place.wanted else {
-                    return true;
-                };
-                place.partition != partition
-                    || !place.is_acknowledged()
-                    || *epoch != beat.epoch
-                    || beat.now <= from + remaining_ms + slack_ms
-            });
-            had == account.places.len() || !account.places.is_empty()
-        });
-    }
-
-    /// A lease was ended on purpose.
-    pub fn drop_lease(&self, connection: &ConnectionId) {
-        let mut book = self.lock();
-        if book.accounts.get(connection).is_some_and(|account| account.notices.is_none()) {
-            book.accounts.remove(connection);
-        }
-    }
-
     /// The session is over: an account without places is not kept for it.
     pub fn detach(&self, connection: &ConnectionId, owner: u64) {
         let mut book = self.lock();
@@ -882,25 +429,8 @@ impl Ledger {
     }
 }
 
-fn whereabouts(account: &Account) -> Whereabouts {
-    let channels = account.places.keys().filter_map(|roster| match roster {
-        RosterKey::Channel(channel) => Some(channel.clone()),
-        RosterKey::User(_) => None,
-    });
-    Whereabouts { channels: channels.collect() }
-}
-
-/// The longest grace of the connection's channels; none without channels.
-fn longest_grace(account: &Account) -> Option<u64> {
-    let channels = account.places.iter().filter(|(roster, _)| matches!(roster, RosterKey::Channel(_)));
-    channels.map(|(_, place)| place.content.grace_ms).max()
-}
-
 fn answered(settlement: Settlement) -> oneshot::Receiver<Settlement> {
     let (sender, receiver) = oneshot::channel();
     let _ = sender.send(settlement);
     receiver
 }
-
-#[cfg(test)]
-mod tests;

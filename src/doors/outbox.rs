@@ -31,6 +31,8 @@ pub struct Outbox {
     watches: BTreeMap<ChannelName, Watch>,
     channels: HashMap<u64, ChannelName>,
     dirty: BTreeSet<ChannelName>,
+    /// Whose frame was the last: the next one's turn follows, so that a busy channel does not starve others on a slow socket.
+    last: Option<ChannelName>,
 }
 
 impl Outbox {
@@ -47,6 +49,7 @@ impl Outbox {
             watches: BTreeMap::new(),
             channels: HashMap::new(),
             dirty: BTreeSet::new(),
+            last: None,
         }
     }
 
@@ -122,12 +125,13 @@ impl Outbox {
             return Some(page);
         }
         self.paging = None;
-        while let Some(channel) = self.dirty.first().cloned() {
+        while let Some(channel) = self.next_in_turn() {
             match self.watches.get_mut(&channel).and_then(Watch::deliver) {
                 None => {
                     self.dirty.remove(&channel);
                 }
                 Some(Delivery::Frame(frame)) => {
+                    self.last = Some(channel.clone());
                     let encoded = frame.encoded.get(|| vec![wire::delta(&channel, &frame)]);
                     return encoded.first().cloned();
                 }
@@ -140,12 +144,22 @@ impl Outbox {
                     };
                     let pages = encoded.get(|| wire::snapshot(&channel, &snapshot, cause));
                     self.pages.extend(pages.iter().cloned());
+                    self.last = Some(channel.clone());
                     self.paging = Some(channel);
                     return self.pages.pop_front();
                 }
             }
         }
         None
+    }
+}
+
+impl Outbox {
+    fn next_in_turn(&self) -> Option<ChannelName> {
+        use std::ops::Bound::{Excluded, Unbounded};
+        let after =
+            self.last.as_ref().and_then(|last| self.dirty.range::<ChannelName, _>((Excluded(last), Unbounded)).next());
+        after.or_else(|| self.dirty.first()).cloned()
     }
 }
 

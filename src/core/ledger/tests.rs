@@ -4,8 +4,9 @@ use super::*;
 use crate::{
     core::{notices::Notice, rigged::Rigged},
     domain::{
+        member::Whereabouts,
         name::ChannelName,
-        roster::{Row, Stay},
+        roster::{Ask, Keep, Row, Stay},
     },
 };
 

@@ -1,0 +1,111 @@
+//! A connection that this instance answers for, and how each of its places is wanted.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use tokio::sync::oneshot;
+
+use super::{Content, Settlement};
+use crate::{
+    core::notices::Notices,
+    domain::{
+        member::{Reason, Whereabouts},
+        name::{RosterKey, UserName},
+        version::Epoch,
+    },
+    store::PartitionId,
+};
+
+/// How one place of a connection is wanted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Wanted {
+    /// With a socket here.
+    Held,
+    /// Without one, for this long from the moment that Redis first heard of it.
+    Ending { remaining_ms: u64, counted_from: Option<(Epoch, u64)> },
+    /// Not at all.
+    Gone(Reason),
+}
+
+/// Counts in its lane for as long as a place waits to be acknowledged, whatever becomes of the place.
+#[derive(Debug)]
+pub(super) struct Waiting(Arc<AtomicUsize>);
+
+impl Waiting {
+    pub(super) fn new(count: &Arc<AtomicUsize>) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count.clone())
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Place {
+    pub(super) partition: PartitionId,
+    pub(super) wanted: Wanted,
+    pub(super) content: Content,
+    pub(super) limit: u64,
+    pub(super) fresh: bool,
+    pub(super) revision: u64,
+    /// None when the store has acknowledged what is wanted.
+    pub(super) waiting: Option<Waiting>,
+    /// It has been on its way to the store, which may therefore know of it.
+    pub(super) sent: bool,
+    pub(super) queued: bool,
+    pub(super) waiters: Vec<(u64, oneshot::Sender<Settlement>)>,
+}
+
+impl Place {
+    pub(super) fn is_acknowledged(&self) -> bool {
+        self.waiting.is_none()
+    }
+
+    pub(super) fn settle(&mut self, up_to: u64, settlement: &Settlement) {
+        for (revision, waiter) in std::mem::take(&mut self.waiters) {
+            if revision <= up_to {
+                // The one who waited may have given up.
+                let _ = waiter.send(settlement.clone());
+            } else {
+                self.waiters.push((revision, waiter));
+            }
+        }
+    }
+}
+
+/// A connection that this instance answers for.
+#[derive(Debug)]
+pub(super) struct Account {
+    pub(super) owner: u64,
+    pub(super) user: UserName,
+    pub(super) take: u64,
+    pub(super) valid: u64,
+    /// The take that the client's newest resume token names.
+    pub(super) token: u64,
+    pub(super) needs_proof: bool,
+    pub(super) places: BTreeMap<RosterKey, Place>,
+    pub(super) notices: Option<Arc<Notices>>,
+}
+
+pub(super) fn whereabouts(account: &Account) -> Whereabouts {
+    let channels = account.places.keys().filter_map(|roster| match roster {
+        RosterKey::Channel(channel) => Some(channel.clone()),
+        RosterKey::User(_) => None,
+    });
+    Whereabouts { channels: channels.collect() }
+}
+
+/// The longest grace of the connection's channels; none without channels.
+pub(super) fn longest_grace(account: &Account) -> Option<u64> {
+    let channels = account.places.iter().filter(|(roster, _)| matches!(roster, RosterKey::Channel(_)));
+    channels.map(|(_, place)| place.content.grace_ms).max()
+}

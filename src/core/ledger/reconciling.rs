@@ -1,0 +1,152 @@
+//! What others did, and what has to be sent again.
+
+use std::collections::HashSet;
+
+use super::{
+    Book, Ledger, Settlement,
+    account::{Waiting, Wanted},
+};
+use crate::{
+    domain::{
+        member::Reason,
+        name::{ConnectionId, RosterKey},
+        partition::Beat,
+        version::Epoch,
+    },
+    store::PartitionId,
+};
+
+/// Why everything counts as unacknowledged again.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Reset {
+    /// The numbers are new: rows that were acknowledged may be missing.
+    pub epoch: bool,
+    /// The lease had ended: others may have taken what this instance held.
+    pub reborn: bool,
+}
+
+impl Ledger {
+    /// Somebody else removed or took what this instance answered for.
+    pub fn overruled(&self, connection: &ConnectionId, roster: &RosterKey, take: u64, reason: Reason) {
+        let mut book = self.lock();
+        let Some(account) = book.accounts.get_mut(connection) else { return };
+        if account.take > take {
+            return;
+        }
+        let is_user = matches!(roster, RosterKey::User(_));
+        let held = account.places.get(roster).is_some_and(|place| place.wanted == Wanted::Held);
+        if held && matches!(reason, Reason::Timeout | Reason::InstanceLost) {
+            // The lease ran out under a living socket: the rebirth offers it again.
+            return;
+        }
+        if reason == Reason::Replaced {
+            if is_user {
+                self.give_up(&mut book, connection);
+            }
+            return;
+        }
+        if let Some(notices) = &account.notices {
+            match roster {
+                RosterKey::User(_) => notices.end(reason),
+                RosterKey::Channel(channel) => notices.left(channel.clone(), reason),
+            }
+        }
+        self.close_place(&mut book, connection, roster, &Settlement::Lost);
+        if is_user {
+            self.wipe(&mut book, connection, reason);
+        }
+    }
+
+    /// Everything of a partition counts as unacknowledged. `last_now` is the last presence time that was seen in each epoch but the new one.
+    pub fn reset(&self, partition: PartitionId, reset: Reset, last: Option<(&Epoch, u64)>) {
+        let mut book = self.lock();
+        let mut touched = Vec::new();
+        let Book { accounts, lanes, .. } = &mut *book;
+        let lane = &mut lanes[usize::from(partition)];
+        lane.era += 1;
+        for (connection, account) in accounts {
+            let mut reborn = false;
+            for (roster, place) in &mut account.places {
+                if place.partition != partition {
+                    continue;
+                }
+                place.waiting.get_or_insert_with(|| Waiting::new(&lane.waiting));
+                place.fresh |= reset.epoch;
+                // What was never sent cannot have been lost, and its socket has only just spoken.
+                reborn |= reset.reborn && place.sent && place.wanted == Wanted::Held;
+                if reset.epoch
+                    && let Wanted::Ending { remaining_ms, counted_from } = &mut place.wanted
+                    && let Some((epoch, from)) = counted_from.take()
+                    && let Some((last_epoch, last_now)) = last
+                    && epoch == *last_epoch
+                {
+                    *remaining_ms = remaining_ms.saturating_sub(last_now.saturating_sub(from));
+                }
+                touched.push((connection.clone(), roster.clone()));
+            }
+            if reborn {
+                account.needs_proof = true;
+                if let Some(notices) = &account.notices {
+                    notices.ask_for_proof();
+                }
+            }
+        }
+        for (connection, roster) in touched {
+            self.queue(&mut book, &connection, &roster);
+        }
+        drop(book);
+        self.wake[usize::from(partition)].notify_one();
+    }
+
+    /// This instance has registered in an epoch.
+    pub fn registered(&self, partition: PartitionId, epoch: &Epoch) {
+        self.lock().lanes[usize::from(partition)].epoch = Some(epoch.clone());
+    }
+
+    /// What a partition's `held` set should name is sent again where the set does not.
+    pub fn resend_missing(&self, partition: PartitionId, held: &HashSet<(RosterKey, ConnectionId)>) {
+        let mut book = self.lock();
+        let mut missing = Vec::new();
+        let Book { accounts, lanes, .. } = &mut *book;
+        for (connection, account) in accounts {
+            for (roster, place) in &mut account.places {
+                if place.wanted == Wanted::Held
+                    && place.is_acknowledged()
+                    && place.partition == partition
+                    && !held.contains(&(roster.clone(), connection.clone()))
+                {
+                    place.waiting = Some(Waiting::new(&lanes[usize::from(partition)].waiting));
+                    missing.push((connection.clone(), roster.clone()));
+                }
+            }
+        }
+        for (connection, roster) in missing {
+            self.queue(&mut book, &connection, &roster);
+        }
+    }
+
+    /// Drops what has ended long ago by this partition's time, though nobody said so.
+    pub fn drop_ended(&self, partition: PartitionId, beat: &Beat, slack_ms: u64) {
+        self.lock().accounts.retain(|_, account| {
+            let had = account.places.len();
+            account.places.retain(|_, place| {
+                let Wanted::Ending { remaining_ms, counted_from: Some((epoch, from)) } = &place.wanted else {
+                    return true;
+                };
+                place.partition != partition
+                    || !place.is_acknowledged()
+                    || *epoch != beat.epoch
+                    || beat.now <= from + remaining_ms + slack_ms
+            });
+            had == account.places.len() || !account.places.is_empty()
+        });
+    }
+
+    /// A lease was ended on purpose.
+    pub fn drop_lease(&self, connection: &ConnectionId) {
+        let mut book = self.lock();
+        if book.accounts.get(connection).is_some_and(|account| account.notices.is_none()) {
+            book.accounts.remove(connection);
+        }
+    }
+}
