@@ -485,7 +485,7 @@ impl Socket {
         }
     }
 
-    fn welcome(&self, welcome: &Welcome) -> serde_json::Value {
+    fn welcome(&self, welcome: &Welcome) -> Box<RawValue> {
         let resume = welcome.user.clone().map(|user| {
             let connection = welcome.connection.clone();
             self.doors.resume.sign(&auth::Resume { user, connection, take: welcome.take })
@@ -508,7 +508,7 @@ impl Socket {
             },
             features: &FEATURES,
         };
-        serde_json::to_value(shape).expect("a welcome is JSON")
+        serde_json::value::to_raw_value(&shape).expect("a welcome is JSON")
     }
 
     fn answer(&mut self, id: Option<u64>, body: &impl serde::Serialize) {
