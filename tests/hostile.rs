@@ -126,6 +126,7 @@ async fn all_of_it_together_costs_little_memory_and_few_lines() {
     let known = KeyPair::es256();
     let mut strict = Instance::start(&strict(&known)).await;
     let mut open = instance().await;
+    println!("at first: {} KB and {} KB", strict.rss_kb(), open.rss_kb());
     let mut before = Vec::new();
     for round in 0..2 {
         tokens::tokens_that_do_not_hold(&strict, &known).await;
@@ -151,6 +152,7 @@ async fn all_of_it_together_costs_little_memory_and_few_lines() {
             at.assert_no_panic();
             assert!(at.runs());
             let now = (at.rss_kb(), at.log_lines());
+            println!("round {round}, instance {n}: {} KB, {} lines", now.0, now.1);
             if round == 0 {
                 before.push(now);
                 continue;
