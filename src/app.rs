@@ -20,7 +20,7 @@ use crate::{
     config::Settings,
     core::{self, Core},
     domain::{partition::Terms, principal::Capabilities},
-    doors::{Doors, credentials, gate::Gate, ops, page, request, rest, ws},
+    doors::{Doors, audit::Audit, credentials, gate::Gate, ops, page, request, rest, ws},
     metrics::Metrics,
     store::{Feed, Store, memory::Memory, redis::Redis},
 };
@@ -75,6 +75,7 @@ impl Application {
             issuer: is_development.then(|| Issuer::new(&settings.auth)).flatten(),
             server: settings.server.clone(),
             limits: settings.limits.clone(),
+            audit: Audit::default(),
             gate: Gate::new(settings.server.max_connections, settings.limits.connections_per_address),
             is_development,
             draining,

@@ -45,6 +45,7 @@ async fn tokens_that_do_not_hold_are_answered_and_end_the_socket() {
     let at = Instance::start(&strict(&known)).await;
     tokens::tokens_that_do_not_hold(&at, &known).await;
     tokens::resume_tokens_that_do_not_hold(&at).await;
+    tokens::a_flood_of_bad_tokens(&at).await;
     tokens::handshakes(&at).await;
     at.assert_no_panic();
 }
@@ -62,6 +63,7 @@ async fn frames_that_are_none_end_the_socket_with_the_code_that_says_why() {
 async fn a_frame_that_promises_too_much_is_refused_by_its_header() {
     let at = instance().await;
     frames::long_frames(&at).await;
+    at.assert_no_panic();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -124,10 +126,12 @@ async fn all_of_it_together_costs_little_memory_and_few_lines() {
     let known = KeyPair::es256();
     let mut strict = Instance::start(&strict(&known)).await;
     let mut open = instance().await;
+    println!("at first: {} KB and {} KB", strict.rss_kb(), open.rss_kb());
     let mut before = Vec::new();
     for round in 0..2 {
         tokens::tokens_that_do_not_hold(&strict, &known).await;
         tokens::resume_tokens_that_do_not_hold(&strict).await;
+        tokens::a_flood_of_bad_tokens(&strict).await;
         tokens::handshakes(&strict).await;
         frames::broken_frames(&open).await;
         frames::long_frames(&open).await;
@@ -148,6 +152,7 @@ async fn all_of_it_together_costs_little_memory_and_few_lines() {
             at.assert_no_panic();
             assert!(at.runs());
             let now = (at.rss_kb(), at.log_lines());
+            println!("round {round}, instance {n}: {} KB, {} lines", now.0, now.1);
             if round == 0 {
                 before.push(now);
                 continue;

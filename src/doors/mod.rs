@@ -1,5 +1,6 @@
 //! The doors: each translates bytes to commands and events, and decides nothing.
 
+pub mod audit;
 pub mod bucket;
 pub mod credentials;
 pub mod gate;
@@ -36,6 +37,8 @@ pub struct Doors {
     pub server: settings::Server,
     /// Limits.
     pub limits: Limits,
+    /// Notes who was turned away.
+    pub audit: audit::Audit,
     /// How many sockets may be open.
     pub gate: Arc<gate::Gate>,
     /// Development mode: REST asks for no key, foreign hosts are refused.

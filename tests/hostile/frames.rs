@@ -68,6 +68,10 @@ pub async fn long_frames(at: &Instance) {
     socket.send(&header(FIN | TEXT, 1 << 40)).await;
     socket.send(&[0; 4]).await;
     assert_eq!(socket.end().await.code, Some(1009), "a terabyte");
+    // One who sends all of it before reading learns of it too.
+    let eve = Client::hello_as(&at.url(), "eve").await;
+    let _ = eve.send_text("x".repeat(10 << 20)).await;
+    assert_eq!(eve.until_closed(Duration::from_secs(10)).await.code, 1009);
     let grown = at.rss_kb().saturating_sub(before);
     assert!(grown < 4 * 1024, "{grown} KB for a frame that nobody shall keep");
 }

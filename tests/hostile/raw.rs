@@ -35,6 +35,7 @@ impl Raw {
         socket.set_recv_buffer_size(16 * 1024).expect("a buffer may be small");
         let address = ([127, 0, 0, 1], at.port()).into();
         let mut socket = Self(socket.connect(address).await.expect("the port is open"));
+        socket.0.set_nodelay(true).expect("small frames may go at once");
         let answer = socket.ask(&upgrade(at, &[])).await;
         assert!(answer.starts_with("HTTP/1.1 101"), "{answer}");
         socket

@@ -72,6 +72,18 @@ pub async fn tokens_that_do_not_hold(at: &Instance, known: &KeyPair) {
     eve.hello(&known.token("eve", aud)).await.unwrap();
 }
 
+/// Whoever sends bad tokens decides how many there are, not how long the log gets.
+pub async fn a_flood_of_bad_tokens(at: &Instance) {
+    let before = at.log_lines();
+    for _ in 0..200 {
+        let mut socket = Raw::open(at).await;
+        socket.text(r#"{"id":1,"op":"hello","token":"x.y.z"}"#).await;
+        assert_eq!(socket.end().await.code, Some(4501));
+    }
+    let lines = at.log_lines() - before;
+    assert!((1..60).contains(&lines), "{lines} lines");
+}
+
 /// Resume tokens that somebody made up, cut or took from another bring a new connection and nothing else.
 pub async fn resume_tokens_that_do_not_hold(at: &Instance) {
     let claims = || json!({"aud": "rollcall"});
@@ -101,7 +113,8 @@ pub async fn resume_tokens_that_do_not_hold(at: &Instance) {
 pub async fn handshakes(at: &Instance) {
     let bearer = format!("Bearer {}", token("eve", json!({"aud": "rollcall"})));
     let own = at.url();
-    let cases: Vec<(&str, Vec<(&str, &str)>, u16)> = vec![
+    type Headers<'a> = Vec<(&'a str, &'a str)>;
+    let cases: Vec<(&str, Headers, u16)> = vec![
         ("another subprotocol", vec![("Sec-WebSocket-Protocol", "graphql-ws")], 400),
         ("none", vec![("Sec-WebSocket-Protocol", "")], 400),
         ("a foreign origin", vec![("Origin", "https://evil.example")], 403),

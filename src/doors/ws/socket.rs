@@ -485,7 +485,7 @@ impl Socket {
         }
     }
 
-    fn welcome(&self, welcome: &Welcome) -> serde_json::Value {
+    fn welcome(&self, welcome: &Welcome) -> Box<RawValue> {
         let resume = welcome.user.clone().map(|user| {
             let connection = welcome.connection.clone();
             self.doors.resume.sign(&auth::Resume { user, connection, take: welcome.take })
@@ -508,7 +508,7 @@ impl Socket {
             },
             features: &FEATURES,
         };
-        serde_json::to_value(shape).expect("a welcome is JSON")
+        serde_json::value::to_raw_value(&shape).expect("a welcome is JSON")
     }
 
     fn answer(&mut self, id: Option<u64>, body: &impl serde::Serialize) {
@@ -544,7 +544,7 @@ async fn greet(
     let principal = match doors.verifier.verify_token_fetching(&token, wall_now_ms()).await {
         Ok(principal) => principal,
         Err(error) => {
-            let (error, close) = token_error(&error);
+            let (error, close) = token_error(&doors, &error);
             return failed(error, Some(close));
         }
     };
@@ -570,14 +570,14 @@ async fn refresh(doors: Data<Doors>, mut session: Session, id: Option<u64>, toke
             Err(error) => Answer::Failed { id, error, close: None },
         },
         // The token from before still holds: the socket stays until that ends.
-        Err(error) => Answer::Failed { id, error: token_error(&error).0, close: None },
+        Err(error) => Answer::Failed { id, error: token_error(&doors, &error).0, close: None },
     };
     Finished { session: Some(session), answer }
 }
 
 /// What a client is told of a refused token, and how the socket of a hello closes. Our reason is logged, theirs says what to do.
-fn token_error(error: &auth::Error) -> (Error, Close) {
-    tracing::info!(target: "rollcall::audit", why = %error, "a token was refused");
+fn token_error(doors: &Doors, error: &auth::Error) -> (Error, Close) {
+    doors.audit.token_refused(error);
     match error {
         auth::Error::Expired => {
             (Error::new(Code::TokenExpired, "the token has expired; get a fresh one"), Close::TokenExpired)

@@ -1,0 +1,68 @@
+//! What is noted about callers who were turned away: enough to see who tries what, and never as much as they like.
+
+use std::sync::{Mutex, MutexGuard};
+
+use tokio::time::Instant;
+
+use super::bucket::Bucket;
+use crate::auth;
+
+/// As many lines a second, lastingly: whoever sends bad tokens decides how many there are, not how long the log gets.
+const LINES_PER_SECOND: u32 = 5;
+
+/// The audit lines of one instance.
+#[derive(Debug)]
+pub struct Audit(Mutex<Lines>);
+
+#[derive(Debug)]
+struct Lines {
+    bucket: Bucket,
+    /// Events since the last line that got none.
+    untold: u64,
+}
+
+impl Default for Audit {
+    fn default() -> Self {
+        Self(Mutex::new(Lines { bucket: Bucket::new(LINES_PER_SECOND, Instant::now()), untold: 0 }))
+    }
+}
+
+impl Audit {
+    /// A client's token did not hold. The line says why, and how many others were refused without a line before.
+    pub fn token_refused(&self, why: &auth::Error) {
+        if let Some(untold) = self.turn(Instant::now()) {
+            tracing::info!(target: "rollcall::audit", %why, untold, "a token was refused");
+        }
+    }
+
+    /// How many events went untold, if this one may have a line.
+    fn turn(&self, now: Instant) -> Option<u64> {
+        let mut lines = self.lock();
+        if lines.bucket.take(now) > 0 {
+            lines.untold += 1;
+            return None;
+        }
+        Some(std::mem::take(&mut lines.untold))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Lines> {
+        self.0.lock().expect("nothing panics while it counts lines")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_flood_gets_few_lines_and_the_next_one_counts_the_rest() {
+        let audit = Audit::default();
+        let now = Instant::now() + Duration::from_secs(1);
+        let told = (0..1_000).filter(|_| audit.turn(now).is_some()).count();
+        assert_eq!(told, 5);
+        assert_eq!(audit.turn(now + Duration::from_secs(1)), Some(995));
+        assert_eq!(audit.turn(now + Duration::from_secs(1)), Some(0));
+    }
+}

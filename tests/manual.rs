@@ -1,0 +1,183 @@
+//! The conversation in `docs/protocol.md`, held against a server: what is sent there is sent, and what comes must be what stands there.
+//!
+//! Lines of its code blocks are `who > frame`, `who < frame`, `who < close CODE` and `who ! the socket breaks`. With `MANUAL=record` in the
+//! environment the frames that come are written into the manual instead.
+
+mod harness;
+
+use std::collections::{BTreeMap, HashMap};
+
+use futures_util::{SinkExt as _, StreamExt as _};
+use harness::{DEADLINE, Instance, token};
+use serde_json::{Value, json};
+use tokio::net::TcpStream;
+use tokio_tungstenite::{
+    MaybeTlsStream, WebSocketStream,
+    tungstenite::{Message, client::IntoClientRequest as _},
+};
+
+const MANUAL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/protocol.md");
+/// Different in every run.
+const DRAWN: [&str; 4] = ["epoch", "from_epoch", "connection", "resume"];
+const TIMES: [&str; 5] = ["time", "server_time", "since", "last_seen", "retry_after_ms"];
+
+struct Speaker(WebSocketStream<MaybeTlsStream<TcpStream>>);
+
+impl Speaker {
+    async fn connect(at: &Instance) -> Self {
+        let address = format!("{}/v1/ws", at.url().replacen("http", "ws", 1));
+        let mut request = address.into_client_request().expect("an address");
+        request.headers_mut().insert("sec-websocket-protocol", "rollcall.v1".parse().expect("a header"));
+        Self(tokio_tungstenite::connect_async(request).await.expect("the handshake succeeds").0)
+    }
+
+    async fn next(&mut self, place: &str) -> Message {
+        let next = tokio::time::timeout(DEADLINE, self.0.next()).await;
+        next.unwrap_or_else(|_| panic!("{place}: nothing came"))
+            .expect("the socket is open")
+            .expect("frames are frames")
+    }
+
+    async fn text(&mut self, place: &str) -> String {
+        match self.next(place).await {
+            Message::Text(text) => text.to_string(),
+            other => panic!("{place}: {other:?}"),
+        }
+    }
+}
+
+/// Holds a frame against what the manual says, and notes what was drawn under which name.
+fn compare(said: &Value, came: &Value, key: &str, drawn: &mut HashMap<String, String>) -> Result<(), String> {
+    match (said, came) {
+        (Value::Object(said), Value::Object(came)) => {
+            let names = |map: &serde_json::Map<String, Value>| map.keys().cloned().collect::<Vec<_>>();
+            if names(said) != names(came) {
+                return Err(format!("`{key}` has {:?}, the manual says {:?}", names(came), names(said)));
+            }
+            said.iter().try_for_each(|(key, said)| compare(said, &came[key], key, drawn))
+        }
+        (Value::Array(said), Value::Array(came)) if said.len() == came.len() => {
+            // Connections stand in the order of their ids, which are drawn.
+            let by_user = |list: &[Value]| {
+                let mut list = list.to_vec();
+                list.sort_by_key(|one| one["user"].as_str().map(str::to_owned));
+                list
+            };
+            let (said, came) = (by_user(said), by_user(came));
+            said.iter().zip(&came).try_for_each(|(said, came)| compare(said, came, key, drawn))
+        }
+        (Value::String(said), Value::String(came)) if DRAWN.contains(&key) => {
+            drawn.insert(said.clone(), came.clone());
+            Ok(())
+        }
+        (Value::Number(_), Value::Number(_)) if TIMES.contains(&key) => Ok(()),
+        _ if said == came => Ok(()),
+        _ => Err(format!("`{key}` is {came}, the manual says {said}")),
+    }
+}
+
+/// Puts what was drawn in this run in the place of what was drawn when the manual was written.
+fn renew(frame: &mut Value, user: &str, drawn: &HashMap<String, String>) {
+    let Some(fields) = frame.as_object_mut() else { return };
+    for (name, value) in fields {
+        match value {
+            Value::String(_) if name == "token" => {
+                *value = json!(token(user, json!({"info": {"avatar": format!("/{user}.png")}})));
+            }
+            Value::String(text) => {
+                if let Some(now) = drawn.get(text) {
+                    now.clone_into(text);
+                }
+            }
+            _ => renew(value, user, drawn),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_conversation_in_the_manual_is_what_happens() {
+    let at = Instance::start(&[]).await;
+    let text = std::fs::read_to_string(MANUAL).expect("the manual is there");
+    let record = std::env::var("MANUAL").is_ok_and(|mode| mode == "record");
+    let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
+    let mut speakers: BTreeMap<String, Speaker> = BTreeMap::new();
+    let mut drawn = HashMap::new();
+    let (mut is_code, mut sent, mut seen) = (false, 0, 0);
+    for (number, line) in lines.iter_mut().enumerate() {
+        if line.starts_with("```") {
+            is_code = !is_code;
+            continue;
+        }
+        let mut words = line.splitn(3, ' ');
+        let (Some(who), Some(sign), Some(rest)) = (words.next(), words.next(), words.next()) else { continue };
+        if !is_code || !matches!(sign, ">" | "<" | "!") {
+            continue;
+        }
+        let place = format!("docs/protocol.md:{}: {line:.120}", number + 1);
+        // `ben-phone` is another device of ben's.
+        let user = who.split('-').next().unwrap_or(who);
+        if sign == "!" {
+            drop(speakers.remove(who).expect("who breaks was there"));
+            continue;
+        }
+        if !speakers.contains_key(who) {
+            speakers.insert(who.to_owned(), Speaker::connect(&at).await);
+        }
+        let speaker = speakers.get_mut(who).expect("everybody who speaks has a socket");
+        if sign == ">" {
+            let mut frame: Value = serde_json::from_str(rest).unwrap_or_else(|error| panic!("{place}: {error}"));
+            renew(&mut frame, user, &drawn);
+            if record {
+                drawn.iter().for_each(|(then, now)| *line = line.replace(then, now));
+            }
+            speaker.0.send(Message::text(frame.to_string())).await.unwrap_or_else(|error| panic!("{place}: {error}"));
+            sent += 1;
+        } else if let Some(code) = rest.strip_prefix("close ") {
+            let Message::Close(Some(close)) = speaker.next(&place).await else { panic!("{place}: not closed") };
+            assert_eq!(u16::from(close.code).to_string(), code, "{place}");
+            speakers.remove(who);
+        } else {
+            let text = speaker.text(&place).await;
+            let came: Value = serde_json::from_str(&text).expect("frames are JSON");
+            seen += 1;
+            if record {
+                // As far as it is like what stood there; the rest of the drawn texts stand in no frame that is sent.
+                let _ = compare(&serde_json::from_str(rest).unwrap_or_default(), &came, "", &mut drawn);
+                *line = format!("{who} < {text}");
+                continue;
+            }
+            let said: Value = serde_json::from_str(rest).unwrap_or_else(|error| panic!("{place}: {error}"));
+            compare(&said, &came, "the frame", &mut drawn)
+                .unwrap_or_else(|why| panic!("{place}: {why}; it was {text}"));
+        }
+    }
+    if record {
+        std::fs::write(MANUAL, lines.join("\n") + "\n").expect("the manual can be written");
+    }
+    assert!(sent > 20 && seen > 30, "the manual has {sent} and {seen} frames: is this still the conversation?");
+}
+
+#[test]
+fn every_code_is_in_the_manual() {
+    let text = std::fs::read_to_string(MANUAL).expect("the manual is there");
+    let codes = [
+        "bad_request",
+        "unknown_op",
+        "unauthorized",
+        "token_expired",
+        "forbidden",
+        "not_found",
+        "conflict",
+        "too_large",
+        "limit",
+    ];
+    for code in codes.into_iter().chain(["rate_limited", "unavailable", "internal"]) {
+        assert!(text.contains(&format!("| `{code}` |")), "{code}");
+    }
+    for close in [
+        "1000", "1001", "1002", "1003", "1007", "1009", "1012", "4001", "4003", "4008", "4500", "4501", "4502", "4503",
+        "4505",
+    ] {
+        assert!(text.contains(&format!("| {close} |")), "{close}");
+    }
+}
