@@ -119,6 +119,11 @@ async fn at_random_every_view_ends_equal_to_rest_and_every_join_and_leave_is_tol
     }
     diary.assert_busy(seconds);
     for instance in [&one, &two] {
+        let metrics = instance.rest().get("/metrics").await.text;
+        let readings: Vec<_> = metrics.lines().filter(|line| line.starts_with("rollcall_readings_total")).collect();
+        println!("{readings:?}");
+    }
+    for instance in [&one, &two] {
         instance.assert_no_panic();
     }
 }
