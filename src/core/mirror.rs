@@ -223,8 +223,8 @@ struct State {
     flush_waits: bool,
     /// Some watcher was told to look again after the next flush, whether that shows anything or not.
     somebody_waits: bool,
-    /// When a version that a watcher was promised should have come.
-    expected: Option<Instant>,
+    /// The highest version that a watcher was promised, and when it should have come.
+    expected: Option<(Instant, Version)>,
     wakes: Vec<(Arc<dyn Wake>, usize)>,
 }
 
@@ -346,16 +346,19 @@ impl Mirror {
             At::Start { least, since, asked } => {
                 let version = state.version.clone()?;
                 let is_ahead = |wished: &Version| wished.epoch == version.epoch && wished.number > version.number;
-                if least.as_ref().is_some_and(is_ahead) {
+                if let Some(least) = least.as_ref().filter(|least| is_ahead(least)) {
                     // The change is on its way; should the feed have lost it, the keeper reads.
-                    state.expected.get_or_insert_with(|| Instant::now() + EXPECTED);
+                    state.expect(least);
                     state.somebody_waits = true;
                     self.errands.notify_one();
                     return None;
                 }
-                if since.as_ref().is_some_and(is_ahead) && *asked.get_or_insert(state.readings) == state.readings {
+                if let Some(since) = since.as_ref().filter(|since| is_ahead(since))
+                    && *asked.get_or_insert(state.readings) == state.readings
+                {
                     // Another instance was quicker. A reading at once would see what happened without its reasons.
-                    state.expected.get_or_insert_with(|| Instant::now() + EXPECTED);
+                    state.expect(since);
+                    state.somebody_waits = true;
                     self.errands.notify_one();
                     return None;
                 }
@@ -505,11 +508,15 @@ impl Mirror {
             self.flush_or_wait(&mut state);
         }
         let flush_at = state.flush_waits.then(|| state.flushed_at.expect("waits for the next tick") + state.tick());
-        if state.expected.is_some_and(|at| at <= Instant::now()) {
-            state.expected = None;
-            self.want_reading();
+        if let Some((at, promised)) = &state.expected {
+            if state.version.as_ref().is_some_and(|version| version.reaches(promised)) {
+                state.expected = None;
+            } else if *at <= Instant::now() {
+                state.expected = None;
+                self.want_reading();
+            }
         }
-        flush_at.into_iter().chain(state.expected).min()
+        flush_at.into_iter().chain(state.expected.as_ref().map(|(at, _)| *at)).min()
     }
 
     /// The first change at once, later ones with the next tick.
@@ -548,6 +555,15 @@ impl Mirror {
 }
 
 impl State {
+    /// A watcher waits for this version, which the feed should bring soon.
+    fn expect(&mut self, version: &Version) {
+        match &mut self.expected {
+            Some((_, promised)) if promised.reaches(version) => {}
+            Some((_, promised)) => *promised = version.clone(),
+            None => self.expected = Some((Instant::now() + EXPECTED, version.clone())),
+        }
+    }
+
     /// The time between two frames grows with what a frame costs.
     fn tick(&self) -> Duration {
         let watchers: usize = self.tracks.iter().map(|track| track.watchers).sum();
