@@ -216,11 +216,8 @@ async fn when_one_instance_stops_who_comes_back_through_nginx_is_no_event_and_wh
 
     // Who stays away leaves in time, and nobody else does.
     for (person, goodbye_at) in &lost {
-        watcher
-            .within(GRACE + 5 * SECOND, |watcher| !watcher.sees(&person.room, &person.user))
-            .await
-            .then_some(())
-            .unwrap_or_else(|| panic!("{} is still there", person.user));
+        let is_gone = watcher.within(GRACE + 5 * SECOND, |watcher| !watcher.sees(&person.room, &person.user)).await;
+        assert!(is_gone, "{} is still there", person.user);
         let leaves = watcher.changes(&person.room, "leave");
         let of_person: Vec<_> = leaves.iter().filter(|leave| leave.frame["user"] == person.user.as_str()).collect();
         assert_eq!(of_person.len(), 1);

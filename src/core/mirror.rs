@@ -1,7 +1,7 @@
 //! A mirror: the state of one roster at a version, kept for those here who watch it.
 
 use std::{
-    collections::VecDeque,
+    collections::{HashMap, VecDeque},
     sync::{
         Arc, Mutex, MutexGuard, OnceLock,
         atomic::{AtomicUsize, Ordering},
@@ -139,7 +139,9 @@ pub struct Cursor {
 #[derive(Debug, Clone)]
 enum At {
     /// Wants the whole, at this version or later.
-    Start { least: Option<Version>, since: Option<Version>, asked: bool },
+    ///
+    /// `asked` is the count of readings when `since` was found to be ahead: after the next one it is known whether there is such a version.
+    Start { least: Option<Version>, since: Option<Version>, asked: Option<u64> },
     /// Has everything up to this frame.
     Next(u64),
 }
@@ -147,7 +149,7 @@ enum At {
 impl Cursor {
     /// A watcher who begins: with what came after `since` if that is known, else with a snapshot, which is at least `least`.
     pub fn new(level: Level, least: Option<Version>, since: Option<Version>) -> Self {
-        Self { level, at: At::Start { least, since, asked: false } }
+        Self { level, at: At::Start { least, since, asked: None } }
     }
 
     /// How much the watcher is told.
@@ -213,14 +215,16 @@ struct State {
     buffer_overflowed: bool,
     /// Rows that a settling epoch has not confirmed are still shown.
     withheld: bool,
+    /// How many readings there have been.
+    readings: u64,
     /// What epochs are called meanwhile, by this mirror alone: others show something else at the same number.
     mark: String,
     flushed_at: Option<Instant>,
     flush_waits: bool,
     /// Some watcher was told to look again after the next flush, whether that shows anything or not.
     somebody_waits: bool,
-    /// When a version that a watcher was promised should have come.
-    expected: Option<Instant>,
+    /// The highest version that a watcher was promised, and when it should have come.
+    expected: Option<(Instant, Version)>,
     wakes: Vec<(Arc<dyn Wake>, usize)>,
 }
 
@@ -247,6 +251,7 @@ impl Mirror {
             buffer: None,
             buffer_overflowed: false,
             withheld: false,
+            readings: 0,
             mark: format!("~{:08x}", rand::random::<u32>()),
             flushed_at: None,
             flush_waits: false,
@@ -341,15 +346,20 @@ impl Mirror {
             At::Start { least, since, asked } => {
                 let version = state.version.clone()?;
                 let is_ahead = |wished: &Version| wished.epoch == version.epoch && wished.number > version.number;
-                if least.as_ref().is_some_and(is_ahead) {
+                if let Some(least) = least.as_ref().filter(|least| is_ahead(least)) {
                     // The change is on its way; should the feed have lost it, the keeper reads.
-                    state.expected.get_or_insert_with(|| Instant::now() + EXPECTED);
+                    state.expect(least);
                     state.somebody_waits = true;
                     self.errands.notify_one();
                     return None;
                 }
-                if since.as_ref().is_some_and(is_ahead) && !std::mem::replace(asked, true) {
-                    self.want_reading();
+                if let Some(since) = since.as_ref().filter(|since| is_ahead(since))
+                    && *asked.get_or_insert(state.readings) == state.readings
+                {
+                    // Another instance was quicker. A reading at once would see what happened without its reasons.
+                    state.expect(since);
+                    state.somebody_waits = true;
+                    self.errands.notify_one();
                     return None;
                 }
                 self.flush_or_wait(&mut state);
@@ -467,7 +477,8 @@ impl Mirror {
         if rewound && reading.number.is_some() {
             return true;
         }
-        state.replace(reading, version);
+        state.readings += 1;
+        state.replace(reading, version, &reasons(&buffered));
         let mut again = overflowed;
         for published in buffered {
             again |= !state.apply(&published);
@@ -497,11 +508,15 @@ impl Mirror {
             self.flush_or_wait(&mut state);
         }
         let flush_at = state.flush_waits.then(|| state.flushed_at.expect("waits for the next tick") + state.tick());
-        if state.expected.is_some_and(|at| at <= Instant::now()) {
-            state.expected = None;
-            self.want_reading();
+        if let Some((at, promised)) = &state.expected {
+            if state.version.as_ref().is_some_and(|version| version.reaches(promised)) {
+                state.expected = None;
+            } else if *at <= Instant::now() {
+                state.expected = None;
+                self.want_reading();
+            }
         }
-        flush_at.into_iter().chain(state.expected).min()
+        flush_at.into_iter().chain(state.expected.as_ref().map(|(at, _)| *at)).min()
     }
 
     /// The first change at once, later ones with the next tick.
@@ -540,6 +555,15 @@ impl Mirror {
 }
 
 impl State {
+    /// A watcher waits for this version, which the feed should bring soon.
+    fn expect(&mut self, version: &Version) {
+        match &mut self.expected {
+            Some((_, promised)) if promised.reaches(version) => {}
+            Some((_, promised)) => *promised = version.clone(),
+            None => self.expected = Some((Instant::now() + EXPECTED, version.clone())),
+        }
+    }
+
     /// The time between two frames grows with what a frame costs.
     fn tick(&self) -> Duration {
         let watchers: usize = self.tracks.iter().map(|track| track.watchers).sum();
@@ -622,7 +646,7 @@ impl State {
     }
 
     /// Puts the reading in place of the roll; the difference counts as touched. While the epoch settles nobody is taken away.
-    fn replace(&mut self, reading: Reading, version: Version) {
+    fn replace(&mut self, reading: Reading, version: Version, reasons: &HashMap<ConnectionId, Reason>) {
         let from = self.version.as_ref().map(|version| self.label(version));
         self.withheld = reading.settling;
         let mut touches = Vec::new();
@@ -640,7 +664,8 @@ impl State {
                 self.roll.connections().map(|(id, _)| id).filter(|id| !fresh.contains(*id)).cloned().collect();
             for id in gone {
                 let before = self.roll.remove(&id);
-                touches.push((id, before, Some(Reason::Timeout)));
+                let reason = reasons.get(&id).copied().unwrap_or(Reason::Timeout);
+                touches.push((id, before, Some(reason)));
             }
         }
         match from {
@@ -743,6 +768,16 @@ fn lists(level: Level, net: &Net, roll: &Roll) -> Lists {
         Level::Connections => Lists::Connections(net.by_connection(roll)),
         Level::Occupancy => Lists::Occupancy,
     }
+}
+
+/// Why connections went of which the feed told while the roster was read: the reading itself only shows that they are not there.
+fn reasons(buffered: &[Published]) -> HashMap<ConnectionId, Reason> {
+    let changes = buffered.iter().flat_map(|published| &published.changes);
+    let removals = changes.filter_map(|change| match change {
+        Change::Remove { connection, reason } => Some((connection.clone(), *reason)),
+        Change::Set { .. } => None,
+    });
+    removals.collect()
 }
 
 fn read_payload(payload: &str) -> Option<Shown> {

@@ -39,7 +39,7 @@ use self::{
 };
 pub use crate::store::{Index, Totals};
 use crate::{
-    domain::roster::Control,
+    domain::{name::ConnectionId, roster::Control},
     metrics::Metrics,
     store::{Feed, FeedEvent, Store},
     telemetry::vital,
@@ -122,6 +122,12 @@ impl Core {
     /// What is counted.
     pub fn metrics(&self) -> &Arc<Metrics> {
         &self.metrics
+    }
+
+    /// The socket of a connection has answered a ping that was sent because of [`Notice::Prove`]. Not a matter of the session, which an operation may
+    /// have that waits for just this.
+    pub fn prove(&self, connection: &ConnectionId) {
+        self.ledger.prove(connection);
     }
 
     /// Whether it can do its work.

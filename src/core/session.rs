@@ -273,11 +273,6 @@ impl Session {
         }
     }
 
-    /// The socket has answered a ping that was sent because of [`Notice::Prove`](super::notices::Notice::Prove).
-    pub fn prove(&self) {
-        self.core.ledger.prove(&self.connection);
-    }
-
     /// Somebody took the connection out of a channel.
     pub fn forget(&mut self, channel: &ChannelName) {
         self.channels.remove(channel);

@@ -14,7 +14,7 @@ use super::{
 use crate::{
     auth,
     core::{Code, Command, Error, Hello, HelloError, Notice, Notices, Reply, ResumeClaim, Session, Welcome},
-    domain::{member::Reason, time::wall_now_ms},
+    domain::{member::Reason, name::ConnectionId, time::wall_now_ms},
     doors::{Doors, bucket::Bucket, outbox::Outbox, ws::answers},
     metrics::Because,
 };
@@ -108,6 +108,9 @@ pub struct Socket {
     /// The token of an Authorization header, good for a hello without one.
     header_token: Option<String>,
     operation: Option<Operation>,
+    /// What came while an operation was under way; nothing more is read until its turn.
+    held_back: Option<Inbound>,
+    connection: Option<ConnectionId>,
     bucket: Bucket,
     opened_at: Instant,
     heard_at: Instant,
@@ -128,6 +131,8 @@ impl Socket {
             notices: None,
             header_token,
             operation: None,
+            held_back: None,
+            connection: None,
             opened_at: now,
             heard_at: now,
             pinged_at: None,
@@ -176,7 +181,16 @@ impl Socket {
                     return close;
                 }
             };
-            let reads = self.operation.is_none() && !self.outbox.has_replies();
+            let takes = self.operation.is_none() && !self.outbox.has_replies();
+            let held_back = if takes { self.held_back.take() } else { None };
+            if let Some(inbound) = held_back {
+                if let Err(close) = self.take(inbound) {
+                    self.flush();
+                    return close;
+                }
+                continue;
+            }
+            let reads = self.held_back.is_none() && !self.outbox.has_replies();
             let notices = self.notices.clone();
             tokio::select! {
                 biased;
@@ -196,6 +210,11 @@ impl Socket {
                 marked = ear.heard() => self.outbox.mark(marked),
                 inbound = receiver.receive(), if reads => {
                     self.heard_at = Instant::now();
+                    // An operation may wait for the very proof that a pong brings.
+                    if self.operation.is_some() && !matches!(inbound, Inbound::Ping(_) | Inbound::Pong(_)) {
+                        self.held_back = Some(inbound);
+                        continue;
+                    }
                     match self.take(inbound) {
                         Ok(()) => {}
                         Err(close) => {
@@ -271,7 +290,7 @@ impl Socket {
             if silent_at > now {
                 return Ok(silent_at);
             }
-            // While an operation waits for the store nothing is read, so a pong may wait unread too.
+            // While an operation waits for the store one frame is read at most, so a pong may wait unread behind it.
             return if self.operation.is_some() { Ok(now + pong_timeout) } else { Err(Close::Silent) };
         }
         let ping_at = life + Duration::from_millis(presence.ping_ms);
@@ -323,9 +342,9 @@ impl Socket {
             Inbound::Ping(_) => Ok(()),
             Inbound::Pong(payload) => {
                 if payload == PROOF
-                    && let Some(session) = &self.session
+                    && let Some(connection) = &self.connection
                 {
-                    session.prove();
+                    self.doors.core.prove(connection);
                 }
                 Ok(())
             }
@@ -450,6 +469,7 @@ impl Socket {
             Answer::Welcome { id, welcome } => {
                 let session = self.session.as_ref().expect("a welcome comes with its session");
                 self.notices = Some(session.notices());
+                self.connection = Some(session.connection().clone());
                 tracing::Span::current().record("connection", session.connection().as_str());
                 let body = self.welcome(&welcome);
                 self.answer(Some(id), &body);
