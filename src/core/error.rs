@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::store::StoreError;
+use crate::{domain::state::StateError, store::StoreError};
 
 /// The contract: doors render it, clients act on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -75,6 +75,16 @@ impl Error {
     /// Not now, but soon.
     pub fn unavailable(why: &str) -> Self {
         Self { code: Code::Unavailable, message: format!("{why}; try again in a moment"), retry_after_ms: Some(1_000) }
+    }
+}
+
+impl From<StateError> for Error {
+    fn from(error: StateError) -> Self {
+        let code = match error {
+            StateError::TooLong { .. } => Code::TooLarge,
+            StateError::TooDeep => Code::BadRequest,
+        };
+        Self::new(code, error.to_string())
     }
 }
 

@@ -17,6 +17,7 @@ use crate::domain::{
     name::{ChannelName, ConnectionId, RosterKey, UserName},
     partition::Beat,
     roster::{Ask, Body, Entry, Keep, Outcome},
+    state,
     time::wall_now_ms,
     version::Version,
 };
@@ -55,11 +56,8 @@ impl Core {
         if namespace.is_some_and(|namespace| !namespace.presence) {
             return Err(Error::new(Code::Forbidden, format!("presence is not available in `{channel}`")));
         }
-        let most = self.settings.limits.state_bytes;
+        state::check(&state, self.settings.limits.state_bytes)?;
         let state = serde_json::value::to_raw_value(&state).expect("a map of JSON values is JSON");
-        if state.get().len() > most {
-            return Err(Error::new(Code::TooLarge, format!("a state has at most {most} bytes of JSON")));
-        }
         let limit = namespace.and_then(|namespace| namespace.max_members);
         let limit = limit.unwrap_or(self.settings.limits.members_per_channel) as u64;
         let connection = lease_connection(channel, user);

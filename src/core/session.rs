@@ -19,6 +19,7 @@ use crate::domain::{
     principal::{Capabilities, Principal, allows},
     roster::{Ask, Entry, Outcome, Row},
     settings::MAX_GRACE_MS,
+    state,
     time::wall_now_ms,
     version::{Epoch, Version},
 };
@@ -486,7 +487,7 @@ impl Session {
         if !state.is_empty() && namespace.is_some_and(|namespace| !namespace.client_state) {
             return Err(forbidden(format!("clients give no state in `{channel}`; the app server does")));
         }
-        self.check_size(&state)?;
+        self.check_state(&state)?;
         let limit = self.core.settings.limits.channels_per_connection;
         let is_new = !self.channels.contains_key(&channel);
         if is_new && self.channels.len() >= limit {
@@ -548,7 +549,7 @@ impl Session {
         let mut state = Value::Object(joined.state.clone());
         json_patch::merge(&mut state, &Value::Object(patch));
         let Value::Object(state) = state else { unreachable!("an object patched by an object is one") };
-        self.check_size(&state)?;
+        self.check_state(&state)?;
         let payload = to_json(&self.shown(&state, joined.since));
         let wait = self.core.ledger.show(&self.connection, &RosterKey::Channel(channel.clone()), payload);
         self.channels.entry(channel.clone()).and_modify(|joined| joined.state = state);
@@ -628,13 +629,8 @@ impl Session {
         grace.min(token.unwrap_or(MAX_GRACE_MS)).min(MAX_GRACE_MS)
     }
 
-    fn check_size(&self, state: &Map<String, Value>) -> Result<(), Error> {
-        let most = self.core.settings.limits.state_bytes;
-        let size = serde_json::to_vec(state).map_or(usize::MAX, |json| json.len());
-        if size <= most {
-            return Ok(());
-        }
-        Err(Error::new(Code::TooLarge, format!("a state has at most {most} bytes of JSON; this one would have {size}")))
+    fn check_state(&self, state: &Map<String, Value>) -> Result<(), Error> {
+        Ok(state::check(state, self.core.settings.limits.state_bytes)?)
     }
 
     fn lost(&self) -> Error {

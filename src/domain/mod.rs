@@ -11,5 +11,6 @@ pub mod principal;
 pub mod roster;
 pub mod secret;
 pub mod settings;
+pub mod state;
 pub mod time;
 pub mod version;
