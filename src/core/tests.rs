@@ -191,7 +191,7 @@ async fn a_reborn_instance_gets_back_whom_it_held_and_their_resume_tokens_still_
     let notices = session.notices();
     let proof = tokio::time::timeout(Duration::from_secs(5), notices.next()).await;
     assert_eq!(proof, Ok(Notice::Prove));
-    session.prove();
+    scene.core.prove(session.connection());
     let mut session = session;
     session.confirm();
     tokio::time::sleep(Duration::from_secs(1)).await;
