@@ -511,6 +511,10 @@ impl Mirror {
         if let Some((at, promised)) = &state.expected {
             if state.version.as_ref().is_some_and(|version| version.reaches(promised)) {
                 state.expected = None;
+                // What brought it may have come to nothing that is shown.
+                if std::mem::take(&mut state.somebody_waits) {
+                    self.wake(&state);
+                }
             } else if *at <= Instant::now() {
                 state.expected = None;
                 self.want_reading();

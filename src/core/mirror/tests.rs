@@ -359,6 +359,9 @@ async fn since_ahead_of_the_mirror_is_read_for_once() {
     let scene = Scene::at("e", 1, &[(1, 1)]);
     let mut ann = scene.watch(Level::Users, None, Some(version("e", 2)));
     assert_eq!(ann.next(&scene), "nothing");
+    assert!(!scene.asks_for_reading(), "the feed may still bring it, and says why people go");
+    tokio::time::advance(EXPECTED).await;
+    scene.mirror.run_errands();
     assert!(scene.asks_for_reading());
     scene.read(reading("e", Some(2), &[(1, 1), (2, 1)]));
     assert!(scene.woken());
@@ -366,6 +369,43 @@ async fn since_ahead_of_the_mirror_is_read_for_once() {
     scene.tick().await;
     scene.mirror.hear(published("e", 2, vec![gone(1)]));
     assert_eq!(ann.next(&scene), "2-3 +0 ~0 -1");
+}
+
+#[tokio::test(start_paused = true)]
+async fn since_ahead_that_comes_by_the_feed_is_not_read_and_one_that_never_was_is_a_snapshot() {
+    let scene = Scene::at("e", 1, &[(1, 1)]);
+    let mut ann = scene.watch(Level::Users, None, Some(version("e", 2)));
+    assert_eq!(ann.next(&scene), "nothing");
+    scene.mirror.hear(published("e", 1, vec![set(2, 1)]));
+    assert!(scene.woken());
+    assert_eq!(ann.next(&scene), "nothing", "she has all of it");
+    tokio::time::advance(EXPECTED).await;
+    scene.mirror.run_errands();
+    assert!(!scene.asks_for_reading(), "what came is not read again");
+
+    let mut liar = scene.watch(Level::Users, None, Some(version("e", 99)));
+    liar.at = None;
+    assert_eq!(liar.next(&scene), "nothing");
+    tokio::time::advance(EXPECTED).await;
+    scene.mirror.run_errands();
+    assert!(scene.asks_for_reading());
+    scene.read(reading("e", Some(2), &[(1, 1), (2, 1)]));
+    assert_eq!(liar.next(&scene), "snapshot  2 of 2");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_goes_while_the_roster_is_read_goes_for_the_reason_that_the_feed_told() {
+    let scene = Scene::at("e", 1, &[(1, 1), (2, 1)]);
+    let mut bob = scene.watch(Level::Users, None, None);
+    bob.next(&scene);
+    scene.mirror.want_reading();
+    assert!(scene.mirror.begin_reading());
+    scene.mirror.hear(published("e", 1, vec![Change::Remove { connection: id(2), reason: Reason::Kicked }]));
+    scene.mirror.install(reading("e", Some(2), &[(1, 1)]));
+    scene.tick().await;
+    let Some(Delivery::Frame(frame)) = scene.mirror.next(&mut bob.cursor) else { panic!("a frame") };
+    let Lists::Users(delta) = &frame.lists else { panic!("of users") };
+    assert_eq!(delta.leave[0].reason, Reason::Kicked);
 }
 
 #[tokio::test(start_paused = true)]
