@@ -1,6 +1,12 @@
 //! The heart of one partition: it registers this instance, renews its lease, and knows whether the store answers.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use tokio::{
     sync::{Notify, watch},
@@ -37,16 +43,23 @@ pub(crate) struct Registration {
 pub(crate) struct Pulse {
     registration: watch::Sender<Option<Registration>>,
     poke: Notify,
+    is_down: AtomicBool,
 }
 
 impl Pulse {
     pub fn new() -> Self {
-        Self { registration: watch::Sender::new(None), poke: Notify::new() }
+        Self { registration: watch::Sender::new(None), poke: Notify::new(), is_down: AtomicBool::new(false) }
     }
 
     /// How this instance stands now; none while the store is out of reach.
     pub fn standing(&self) -> Option<Registration> {
         self.registration.borrow().clone()
+    }
+
+    /// Whether the last renewal failed: whoever asks the store now would wait for nothing. Not so in the moment in which a new epoch or a new link
+    /// is learnt.
+    pub fn is_down(&self) -> bool {
+        self.is_down.load(Ordering::Relaxed)
     }
 
     /// For waiting on changes of the standing.
@@ -194,6 +207,7 @@ impl Heart {
         if !std::mem::replace(&mut memory.is_up, true) {
             tracing::info!(partition = self.partition, "the store answers again");
         }
+        self.pulse.is_down.store(false, Ordering::Relaxed);
         self.metrics.store_up.set(1);
         self.metrics.settling.set(settling.into());
         self.metrics.accounts.set(i64::try_from(self.ledger.len()).unwrap_or(i64::MAX));
@@ -204,6 +218,7 @@ impl Heart {
 
     fn down(&self, memory: &mut Memory, why: &str) {
         self.pulse.registration.send_replace(None);
+        self.pulse.is_down.store(true, Ordering::Relaxed);
         self.metrics.store_up.set(0);
         if std::mem::replace(&mut memory.is_up, false) {
             tracing::warn!(partition = self.partition, why, "the store is out of reach; sockets stay open and wait");

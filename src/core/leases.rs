@@ -64,7 +64,8 @@ impl Core {
         let in_channel = RosterKey::Channel(channel.clone());
         let mut tries = 0;
         loop {
-            let before = self.store.rows(&[(in_channel.clone(), connection.clone())]).await;
+            let row = [(in_channel.clone(), connection.clone())];
+            let before = self.reach(self.store.rows(&row)).await;
             let before = before.map_err(|error| self.refuse(error))?.pop().flatten();
             let before = before.and_then(|row| serde_json::from_str::<Shown>(&row.payload).ok());
             // What did not change must look the same, or renewing would be an event.

@@ -134,14 +134,17 @@ impl Core {
     pub fn readiness(&self) -> Readiness {
         use std::sync::atomic::Ordering::Relaxed;
         let standing: Vec<_> = self.pulses.iter().map(|pulse| pulse.standing()).collect();
-        let is_up = standing.iter().all(Option::is_some);
+        let was_ready = self.was_ready.load(Relaxed);
+        // While a new link or epoch is being learnt there is no standing for a moment, and nothing is wrong.
+        let is_up =
+            standing.iter().zip(&self.pulses).all(|(held, pulse)| held.is_some() || (was_ready && !pulse.is_down()));
         let is_settled = standing.iter().flatten().all(|held| !held.beat.settling);
         match (is_up, is_settled) {
             (true, true) => {
                 self.was_ready.store(true, Relaxed);
                 Readiness::Ready
             }
-            _ if !self.was_ready.load(Relaxed) => Readiness::Starting,
+            _ if !was_ready => Readiness::Starting,
             (false, _) => Readiness::Degraded,
             (true, false) => Readiness::Settling,
         }

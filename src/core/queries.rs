@@ -74,7 +74,7 @@ impl Core {
     /// # Errors
     /// [`Code::Unavailable`](super::Code::Unavailable) when the store is away and this instance knows nothing of one of them.
     pub async fn counts(&self, channels: &[ChannelName]) -> Result<Vec<Count>, Error> {
-        match self.store.counts(channels).await {
+        match self.reach(self.store.counts(channels)).await {
             Ok(counted) => Ok(counted
                 .into_iter()
                 .map(|one| Count { version: one.version, occupancy: one.occupancy, stale: one.settling })
@@ -94,7 +94,7 @@ impl Core {
     /// # Errors
     /// [`Code::Unavailable`](super::Code::Unavailable) when the store is away and nobody here watches the channel.
     pub async fn listing(&self, channel: &ChannelName) -> Result<Listing, Error> {
-        let (version, roll, stale) = match self.store.read(&RosterKey::Channel(channel.clone())).await {
+        let (version, roll, stale) = match self.reach(self.store.read(&RosterKey::Channel(channel.clone()))).await {
             Ok(reading) => (reading.version(), roll_of(&reading), reading.settling),
             Err(error) => {
                 let (version, roll) = self.remembered(channel).ok_or_else(|| self.refuse(error))?;
@@ -114,7 +114,7 @@ impl Core {
     /// # Errors
     /// [`Code::Unavailable`](super::Code::Unavailable).
     pub async fn users(&self, users: &[UserName]) -> Result<Vec<UserInfo>, Error> {
-        let people = self.store.people(users).await.map_err(|error| self.refuse(error))?;
+        let people = self.reach(self.store.people(users)).await.map_err(|error| self.refuse(error))?;
         Ok(users.iter().zip(people).map(|(user, person)| user_info(user, &person)).collect())
     }
 
@@ -129,7 +129,7 @@ impl Core {
         after: Option<&str>,
         most: usize,
     ) -> Result<Vec<String>, Error> {
-        self.store.names(index, prefix, after, most).await.map_err(|error| self.refuse(error))
+        self.reach(self.store.names(index, prefix, after, most)).await.map_err(|error| self.refuse(error))
     }
 
     /// The counts over everything.
@@ -137,7 +137,7 @@ impl Core {
     /// # Errors
     /// [`Code::Unavailable`](super::Code::Unavailable).
     pub async fn totals(&self) -> Result<Totals, Error> {
-        self.store.totals().await.map_err(|error| self.refuse(error))
+        self.reach(self.store.totals()).await.map_err(|error| self.refuse(error))
     }
 
     /// Forgets when a user was last seen.
@@ -145,7 +145,7 @@ impl Core {
     /// # Errors
     /// [`Code::Unavailable`](super::Code::Unavailable).
     pub async fn forget_user(&self, user: &UserName) -> Result<(), Error> {
-        self.store.forget_user(user).await.map_err(|error| self.refuse(error))
+        self.reach(self.store.forget_user(user)).await.map_err(|error| self.refuse(error))
     }
 
     /// Keeps the text of a list for its later pages, for every instance, about a minute.
@@ -153,7 +153,7 @@ impl Core {
     /// # Errors
     /// [`Code::Unavailable`](super::Code::Unavailable).
     pub async fn freeze(&self, name: &str, text: &str) -> Result<(), Error> {
-        self.store.freeze(name, text).await.map_err(|error| self.refuse(error))
+        self.reach(self.store.freeze(name, text)).await.map_err(|error| self.refuse(error))
     }
 
     /// Reads it back.
@@ -161,7 +161,15 @@ impl Core {
     /// # Errors
     /// [`Code::Unavailable`](super::Code::Unavailable).
     pub async fn thaw(&self, name: &str) -> Result<Option<String>, Error> {
-        self.store.thaw(name).await.map_err(|error| self.refuse(error))
+        self.reach(self.store.thaw(name)).await.map_err(|error| self.refuse(error))
+    }
+
+    /// Asks the store, unless it is known not to answer: then whoever asks is told at once.
+    pub(crate) async fn reach<T>(&self, call: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
+        if self.pulses.iter().any(|pulse| pulse.is_down()) {
+            return Err(StoreError::Unavailable("the last renewal failed".into()));
+        }
+        call.await
     }
 
     /// The driver's words are for our log alone.
