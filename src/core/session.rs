@@ -1,5 +1,7 @@
 //! One caller: commands in, replies out, and what it must hear unasked.
 
+mod opening;
+
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use serde_json::{Map, Value, value::RawValue};
@@ -14,23 +16,17 @@ use super::{
 };
 use crate::domain::{
     level::Level,
-    member::{Reason, Shown, Status, Whereabouts},
+    member::{Reason, Shown, Status},
     name::{ChannelName, ConnectionId, RosterKey, UserName},
     principal::{Capabilities, Principal, allows},
-    roster::{Ask, Entry, Outcome, Row},
     settings::MAX_GRACE_MS,
     state,
     time::wall_now_ms,
-    version::{Epoch, Version},
+    version::Version,
 };
 
 /// How long an operation waits for the store before it is refused as unavailable.
 pub(crate) const WAIT: Duration = Duration::from_secs(5);
-/// How long a resume waits for a settling epoch.
-const SETTLE_WAIT: Duration = Duration::from_secs(15);
-/// Meanwhile, how often it is looked whether the connection has been confirmed.
-const SETTLE_LOOK: Duration = Duration::from_secs(1);
-
 /// What a resume token says, once its signature was checked.
 #[derive(Debug, Clone)]
 pub struct ResumeClaim {
@@ -344,127 +340,6 @@ impl Session {
         namespace.unwrap_or(&self.core.settings.default_can)
     }
 
-    async fn enter(&mut self, user: &UserName) -> Result<(), HelloError> {
-        self.owner = self.core.ledger.open(&self.connection, user, 1, 0, Some(self.notices.clone()));
-        let shown = self.shown(&Map::new(), wall_now_ms());
-        let content = Content {
-            grace_ms: self.grace_ms(None, None),
-            since: shown.since,
-            changed: 0,
-            private: "".into(),
-            payload: to_json(&shown),
-        };
-        let key = RosterKey::User(user.clone());
-        let limit = self.core.settings.limits.connections_per_user as u64;
-        let answer = settled(self.core.ledger.hold(&self.connection, &key, content, limit)).await;
-        let problem = match answer {
-            Some(Settlement::Done(_)) => return Ok(()),
-            Some(Settlement::Full) => HelloError::TooMany,
-            Some(Settlement::Lost) | None => {
-                HelloError::Other(Error::unavailable("the store of presence did not answer in time"))
-            }
-        };
-        self.finish(Some(Reason::Left));
-        Err(problem)
-    }
-
-    /// Takes over the connection that the claim names; none where it is not there any more.
-    async fn resume(&mut self, user: &UserName, claim: ResumeClaim) -> Result<Option<u64>, Error> {
-        let key = RosterKey::User(user.clone());
-        if timeout(SETTLE_WAIT, self.may_be_taken(&key, &claim.connection)).await.is_err() {
-            return Err(Error::unavailable("the store of presence is settling"));
-        }
-        let ask = Ask::Claim { token_take: claim.take };
-        let entry = Entry { roster: key.clone(), connection: claim.connection.clone(), ask };
-        let row = match self.core.ask(entry).await? {
-            (Outcome::Claimed { row }, _) => *row,
-            _ => {
-                self.core.metrics.resumes_missed.inc();
-                return Ok(None);
-            }
-        };
-        let channels = Whereabouts::from_json(&row.private).channels;
-        let keys: Vec<_> =
-            channels.iter().map(|name| (RosterKey::Channel(name.clone()), claim.connection.clone())).collect();
-        let rows = match self.core.store.rows(&keys).await {
-            Ok(rows) => rows,
-            Err(error) => {
-                // The client keeps its token and tries again; until then the connection ends as it would have.
-                let entry = Entry { roster: key, connection: claim.connection, ask: Ask::Release };
-                drop(self.core.ledger.ask(entry));
-                return Err(error.into());
-            }
-        };
-        self.connection = claim.connection;
-        self.owner = self.core.ledger.open(&self.connection, user, row.take, row.valid, Some(self.notices.clone()));
-        self.unconfirmed = true;
-        let take = row.take;
-        let mut waits = Vec::new();
-        for (channel, found) in channels.into_iter().zip(rows) {
-            let Some(found) = found.filter(|found| found.take <= take && found.user == *user) else { continue };
-            let content = content_of(&found);
-            let Ok(shown) = serde_json::from_str::<Shown>(&found.payload) else { continue };
-            self.device = shown.device.clone().or(self.device.take());
-            let state = serde_json::from_str(shown.state.get()).unwrap_or_default();
-            let wait = self.core.ledger.hold(&self.connection, &RosterKey::Channel(channel.clone()), content, 0);
-            waits.push((channel.clone(), wait));
-            let joined = Joined { state, since: shown.since, grace_ms: found.grace_ms };
-            self.channels.insert(channel, joined);
-        }
-        if let Ok(shown) = serde_json::from_str::<Shown>(&row.payload) {
-            self.device = shown.device;
-        }
-        waits.push((
-            ChannelName::parse("user").expect("a name"),
-            self.core.ledger.hold(&self.connection, &key, content_of(&row), 0),
-        ));
-        for (channel, wait) in waits {
-            match settled(wait).await {
-                Some(Settlement::Done(_)) => {}
-                Some(_) => self.forget(&channel),
-                None => {
-                    self.finish(None);
-                    return Err(Error::unavailable("the store of presence did not answer in time"));
-                }
-            }
-        }
-        self.core.metrics.resumes.inc();
-        self.show_info();
-        Ok(Some(take))
-    }
-
-    /// Waits until a connection can be taken over: the epoch has settled, or whoever answers for the connection has confirmed all of it already. For
-    /// its grace goes on meanwhile, and may be over first.
-    async fn may_be_taken(&self, key: &RosterKey, connection: &ConnectionId) {
-        let partition = self.core.store.partition_of(key);
-        let mut standing = self.core.pulses[usize::from(partition)].subscribe();
-        loop {
-            let beat = standing.borrow_and_update().as_ref().map(|held| held.beat.clone());
-            if let Some(beat) = beat
-                && (!beat.settling || self.is_confirmed(key, connection, &beat.epoch).await)
-            {
-                return;
-            }
-            let is_settled = standing.wait_for(|held| held.as_ref().is_some_and(|held| !held.beat.settling));
-            if timeout(SETTLE_LOOK, is_settled).await.is_ok() {
-                return;
-            }
-        }
-    }
-
-    async fn is_confirmed(&self, key: &RosterKey, connection: &ConnectionId, epoch: &Epoch) -> bool {
-        let store = &self.core.store;
-        let Ok(rows) = store.rows(&[(key.clone(), connection.clone())]).await else { return false };
-        let Some(row) = rows.into_iter().flatten().next().filter(|row| row.epoch == *epoch) else { return false };
-        let channels = Whereabouts::from_json(&row.private).channels.into_iter().map(RosterKey::Channel);
-        let keys: Vec<_> = channels.map(|channel| (channel, connection.clone())).collect();
-        let Ok(rows) = store.rows(&keys).await else { return false };
-        let partition = store.partition_of(key);
-        keys.iter().zip(rows).all(|((channel, _), row)| {
-            row.is_some_and(|row| row.epoch == *epoch || store.partition_of(channel) != partition)
-        })
-    }
-
     async fn join(
         &mut self,
         channel: ChannelName,
@@ -648,16 +523,6 @@ impl Drop for Session {
 async fn settled(wait: oneshot::Receiver<Settlement>) -> Option<Settlement> {
     // An account that was dropped with its waiters was lost to another.
     timeout(WAIT, wait).await.ok().map(|answer| answer.unwrap_or(Settlement::Lost))
-}
-
-fn content_of(row: &Row) -> Content {
-    Content {
-        grace_ms: row.grace_ms,
-        since: row.since,
-        changed: row.changed,
-        private: row.private.clone(),
-        payload: row.payload.clone(),
-    }
 }
 
 fn to_json(shown: &Shown) -> Arc<str> {

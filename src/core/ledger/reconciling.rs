@@ -26,6 +26,11 @@ pub(crate) struct Reset {
 }
 
 impl Ledger {
+    /// The store may think that this instance holds a row of which it wants nothing: it is to end in its time.
+    pub fn let_go(&self, connection: &ConnectionId, roster: &RosterKey) {
+        self.release(&mut self.lock(), connection, roster);
+    }
+
     /// Somebody else removed or took what this instance answered for.
     pub fn overruled(&self, connection: &ConnectionId, roster: &RosterKey, take: u64, reason: Reason) {
         let mut book = self.lock();

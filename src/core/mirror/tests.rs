@@ -1,9 +1,11 @@
 //! A mirror against what a feed tells and what a reading finds.
 
+use super::state::{EXPECTED, RING, TICK_MOST};
 use super::*;
 use crate::domain::{
-    name::{ChannelName, UserName},
-    roster::Stay,
+    member::{Occupancy, Reason},
+    name::{ChannelName, ConnectionId, UserName},
+    roster::{Change, Row, Stay},
 };
 
 struct Woken(AtomicUsize);

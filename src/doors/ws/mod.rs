@@ -1,6 +1,8 @@
 //! The native door: `GET /v1/ws`, subprotocol `rollcall.v1`.
 
 mod answers;
+mod close;
+mod hello;
 mod measure;
 mod socket;
 mod transport;

@@ -8,12 +8,14 @@ use serde_json::value::RawValue;
 use tokio::time::{Instant, sleep_until};
 
 use super::{
+    close::Close,
+    hello::{greet, refresh},
     transport::{Inbound, Receiver, Sender},
     wire::{self, Fault, LimitsShape, Request, VersionShape, WelcomeShape},
 };
 use crate::{
     auth,
-    core::{Code, Command, Error, Hello, HelloError, Notice, Notices, Reply, ResumeClaim, Session, Welcome},
+    core::{Code, Command, Error, Notice, Notices, Reply, Session, Welcome},
     domain::{member::Reason, name::ConnectionId, time::wall_now_ms},
     doors::{Doors, bucket::Bucket, outbox::Outbox, ws::answers},
     metrics::Because,
@@ -26,70 +28,13 @@ const PROOF: &[u8] = b"prove";
 /// A timer is looked at again after this at the latest.
 const LONGEST_SLEEP: Duration = Duration::from_secs(3600);
 
-/// Close codes, with what they are called in the metrics and the sentence that the client gets.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Close {
-    Bye,
-    Malformed,
-    Binary,
-    NotText,
-    TooLarge,
-    Restart,
-    NoHello,
-    TokenExpired,
-    TooSlow,
-    NotJson,
-    Unauthorized,
-    Replaced,
-    Kicked,
-    TooMany,
-    /// The other side closed, without a goodbye of the protocol: a reload looks the same.
-    Closed,
-    /// Nobody is there to be told.
-    Gone,
-    Silent,
-}
-
-impl Close {
-    fn parts(self) -> (u16, &'static str, &'static str) {
-        match self {
-            Self::Bye => (1000, "bye", "goodbye"),
-            Self::Malformed => (1002, "malformed", "not a WebSocket frame"),
-            Self::Binary => (1003, "binary", "frames are text"),
-            Self::NotText => (1007, "not_text", "text frames are UTF-8"),
-            Self::TooLarge => (1009, "too_large", "the frame is longer than limits.frame_bytes"),
-            Self::Restart => (1012, "restart", "the instance restarts; come back"),
-            Self::NoHello => (4001, "no_hello", "say hello first"),
-            Self::TokenExpired => (4003, "token_expired", "come back with a fresh token"),
-            Self::TooSlow => (4008, "too_slow", "nothing was read for too long"),
-            Self::NotJson => (4500, "not_json", "frames are JSON objects"),
-            Self::Unauthorized => (4501, "unauthorized", "the token does not hold"),
-            Self::Replaced => (4502, "replaced", "another socket has this connection; say hello without resume"),
-            Self::Kicked => (4503, "kicked", "you were put out"),
-            Self::TooMany => (4505, "too_many_connections", "you have as many connections as you may have"),
-            Self::Closed => (1000, "closed", ""),
-            Self::Gone => (1006, "gone", ""),
-            Self::Silent => (1001, "silent", "no answer to pings"),
-        }
-    }
-
-    /// How the session ends with the socket: with a reason at once, or, without one, after its grace.
-    fn reason(self) -> Option<Reason> {
-        match self {
-            Self::Bye => Some(Reason::Left),
-            Self::TokenExpired => Some(Reason::Expired),
-            _ => None,
-        }
-    }
-}
-
 /// What an operation gives back to the loop: the session returns with it.
-struct Finished {
-    session: Option<Session>,
-    answer: Answer,
+pub(super) struct Finished {
+    pub(super) session: Option<Session>,
+    pub(super) answer: Answer,
 }
 
-enum Answer {
+pub(super) enum Answer {
     Welcome { id: u64, welcome: Box<Welcome> },
     Failed { id: Option<u64>, error: Error, close: Option<Close> },
     Reply { id: Option<u64>, reply: Box<Reply> },
@@ -548,64 +493,6 @@ fn body(id: Option<u64>, found: Result<Box<RawValue>, Error>) -> Answer {
     match found {
         Ok(body) => Answer::Body { id, body },
         Err(error) => Answer::Failed { id, error, close: None },
-    }
-}
-
-/// Checks the token and opens the session.
-async fn greet(
-    doors: Data<Doors>,
-    id: u64,
-    token: String,
-    resume: Option<String>,
-    device: Option<Arc<str>>,
-    present: bool,
-) -> Finished {
-    let failed = |error, close| Finished { session: None, answer: Answer::Failed { id: Some(id), error, close } };
-    let principal = match doors.verifier.verify_token_fetching(&token, wall_now_ms()).await {
-        Ok(principal) => principal,
-        Err(error) => {
-            let (error, close) = token_error(&doors, &error);
-            return failed(error, Some(close));
-        }
-    };
-    let resume = resume.and_then(|text| doors.resume.verify(&text));
-    let resume = resume.map(|said| ResumeClaim { user: said.user, connection: said.connection, take: said.take });
-    match Session::open(&doors.core, Hello { principal, resume, device, present }).await {
-        Ok((session, welcome)) => {
-            Finished { session: Some(session), answer: Answer::Welcome { id, welcome: Box::new(welcome) } }
-        }
-        Err(HelloError::TooMany) => {
-            let most = doors.limits.connections_per_user;
-            let message = format!("a user has at most {most} connections; close another first");
-            failed(Error::new(Code::Limit, message), Some(Close::TooMany))
-        }
-        Err(HelloError::Other(error)) => failed(error, None),
-    }
-}
-
-async fn refresh(doors: Data<Doors>, mut session: Session, id: Option<u64>, token: String) -> Finished {
-    let answer = match doors.verifier.verify_token_fetching(&token, wall_now_ms()).await {
-        Ok(principal) => match session.refresh(principal) {
-            Ok(()) => Answer::Reply { id, reply: Box::new(Reply::Done) },
-            Err(error) => Answer::Failed { id, error, close: None },
-        },
-        // The token from before still holds: the socket stays until that ends.
-        Err(error) => Answer::Failed { id, error: token_error(&doors, &error).0, close: None },
-    };
-    Finished { session: Some(session), answer }
-}
-
-/// What a client is told of a refused token, and how the socket of a hello closes. Our reason is logged, theirs says what to do.
-fn token_error(doors: &Doors, error: &auth::Error) -> (Error, Close) {
-    doors.audit.token_refused(error);
-    match error {
-        auth::Error::Expired => {
-            (Error::new(Code::TokenExpired, "the token has expired; get a fresh one"), Close::TokenExpired)
-        }
-        auth::Error::NotYetValid => {
-            (Error::new(Code::Unauthorized, "the token is not valid yet; compare the clocks"), Close::Unauthorized)
-        }
-        _ => (Error::new(Code::Unauthorized, "the token does not hold here; get a new one"), Close::Unauthorized),
     }
 }
 

@@ -1,0 +1,333 @@
+//! The state of a mirror: what is applied, what is told, and what is remembered of it.
+
+use std::{
+    collections::{HashMap, HashSet, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
+
+use tokio::time::Instant;
+
+use super::{Encoded, Frame, Lists, Snapshot, Wake, Whole};
+use crate::{
+    domain::{
+        delta::Net,
+        level::Level,
+        member::{Occupancy, Present, Reason, Roll, Shown},
+        name::ConnectionId,
+        roster::{Change, Published, Row},
+        time::wall_now_ms,
+        version::{Epoch, Version},
+    },
+    store::Reading,
+};
+
+/// As many frames wait for a slow watcher; one who is further behind gets a snapshot.
+pub(super) const RING: usize = 64;
+/// As many touched connections are remembered for watchers who come back with `since`.
+const HISTORY: usize = 1_024;
+/// How long a promised version may take to come by the feed before the roster is read.
+pub(super) const EXPECTED: Duration = Duration::from_millis(500);
+/// The least and the most time between two frames of a level.
+const TICK_LEAST: Duration = Duration::from_millis(10);
+pub(super) const TICK_MOST: Duration = Duration::from_millis(100);
+
+/// One level of a mirror.
+#[derive(Debug, Default)]
+pub(super) struct Track {
+    pub(super) watchers: usize,
+    /// The number of the first frame in the ring.
+    pub(super) first: u64,
+    pub(super) ring: VecDeque<Arc<Frame>>,
+    /// What watchers of this level have been shown; the mirror may be ahead by changes that this level does not show.
+    pub(super) shown: Option<Version>,
+    pub(super) occupancy: Occupancy,
+    pub(super) snapshot: Option<Arc<Snapshot>>,
+}
+
+impl Track {
+    pub(super) fn next(&self) -> u64 {
+        self.first + self.ring.len() as u64
+    }
+
+    pub(super) fn push(&mut self, frame: Frame) {
+        self.shown = Some(frame.to.clone());
+        self.occupancy = frame.occupancy;
+        self.snapshot = None;
+        if self.ring.len() == RING {
+            self.ring.pop_front();
+            self.first += 1;
+        }
+        self.ring.push_back(Arc::new(frame));
+    }
+}
+
+/// One touched connection: what stood there before, and why it went.
+pub(super) type Touch = (ConnectionId, Option<Present>, Option<Reason>);
+
+pub(super) struct Step {
+    pub(super) from: Version,
+    pub(super) touches: Vec<Touch>,
+}
+
+pub(super) struct State {
+    /// The version that has been applied; none before the first reading.
+    pub(super) version: Option<Version>,
+    pub(super) roll: Roll,
+    pub(super) net: Net,
+    pub(super) tracks: [Track; 3],
+    pub(super) history: VecDeque<Step>,
+    pub(super) history_touches: usize,
+    /// Changes heard while the roster is being read.
+    pub(super) buffer: Option<Vec<Published>>,
+    pub(super) buffer_overflowed: bool,
+    /// Rows that a settling epoch has not confirmed are still shown.
+    pub(super) withheld: bool,
+    /// How many readings there have been.
+    pub(super) readings: u64,
+    /// What epochs are called meanwhile, by this mirror alone: others show something else at the same number.
+    pub(super) mark: String,
+    pub(super) flushed_at: Option<Instant>,
+    pub(super) flush_waits: bool,
+    /// Some watcher was told to look again after the next flush, whether that shows anything or not.
+    pub(super) somebody_waits: bool,
+    /// The highest version that a watcher was promised, and when it should have come.
+    pub(super) expected: Option<(Instant, Version)>,
+    pub(super) wakes: Vec<(Arc<dyn Wake>, usize)>,
+}
+
+impl State {
+    /// A watcher waits for this version, which the feed should bring soon.
+    pub(super) fn expect(&mut self, version: &Version) {
+        match &mut self.expected {
+            Some((_, promised)) if promised.reaches(version) => {}
+            Some((_, promised)) => *promised = version.clone(),
+            None => self.expected = Some((Instant::now() + EXPECTED, version.clone())),
+        }
+    }
+
+    /// The time between two frames grows with what a frame costs.
+    pub(super) fn tick(&self) -> Duration {
+        let watchers: usize = self.tracks.iter().map(|track| track.watchers).sum();
+        let cost = (watchers + self.roll.occupancy().connections as usize) / 20;
+        (TICK_LEAST + Duration::from_millis(cost as u64)).min(TICK_MOST)
+    }
+
+    /// Applies changes that follow on; false where something is missing in between.
+    pub(super) fn apply(&mut self, published: &Published) -> bool {
+        let Some(version) = &self.version else { return true };
+        if version.epoch != published.epoch {
+            return false;
+        }
+        if published.to <= version.number {
+            return true;
+        }
+        let fits = published.from == version.number
+            || (published.starts && self.roll.occupancy().connections == 0 && self.net.is_empty());
+        if !fits {
+            return false;
+        }
+        let from = self.label(version);
+        // All is read before anything is changed: half of it would never be shown.
+        let payloads = published.changes.iter().filter_map(|change| match change {
+            Change::Set { payload, .. } => Some(read_payload(payload)),
+            Change::Remove { .. } => None,
+        });
+        let Some(shown) = payloads.collect::<Option<Vec<_>>>() else { return false };
+        let mut shown = shown.into_iter();
+        let mut touches = Vec::with_capacity(published.changes.len());
+        for change in &published.changes {
+            match change {
+                Change::Set { connection, user, since, changed, .. } => {
+                    let shown = Arc::new(shown.next().expect("one for each that is set"));
+                    let present = Present { user: user.clone(), user_since: *since, changed: *changed, shown };
+                    let before = self.roll.set(connection.clone(), present);
+                    touches.push((connection.clone(), before, None));
+                }
+                Change::Remove { connection, reason } => {
+                    let before = self.roll.remove(connection);
+                    touches.push((connection.clone(), before, Some(*reason)));
+                }
+            }
+        }
+        self.step(from, published.version(), touches);
+        true
+    }
+
+    /// A version as watchers know it. While rows are withheld nobody may take it for the same version of the settled roster.
+    pub(super) fn label(&self, version: &Version) -> Version {
+        if !self.withheld {
+            return version.clone();
+        }
+        Version { epoch: Epoch::new(&format!("{}{}", version.epoch, self.mark)), number: version.number }
+    }
+
+    /// Settled, watchers learn by which version they can come back, those who were shown something meanwhile.
+    pub(super) fn unmark(&mut self) {
+        let Some(version) = self.version.clone().filter(|_| !self.withheld && self.net.is_empty()) else { return };
+        for level in LEVELS {
+            let track = &self.tracks[level as usize];
+            let is_marked = track.shown.as_ref().is_some_and(|shown| shown.epoch.as_str().ends_with(&self.mark));
+            if is_marked && track.watchers > 0 {
+                self.push_empty(level, &version);
+            }
+        }
+    }
+
+    pub(super) fn step(&mut self, from: Version, to: Version, touches: Vec<Touch>) {
+        for (connection, before, left) in &touches {
+            self.net.touch(connection, before.as_ref(), *left);
+        }
+        self.version = Some(to);
+        self.history_touches += touches.len();
+        self.history.push_back(Step { from, touches });
+        while self.history_touches > HISTORY || self.history.len() > HISTORY {
+            let oldest = self.history.pop_front().expect("counts touches");
+            self.history_touches -= oldest.touches.len();
+        }
+    }
+
+    /// Puts the reading in place of the roll; the difference counts as touched. While the epoch settles nobody is taken away.
+    pub(super) fn replace(&mut self, reading: Reading, version: Version, reasons: &HashMap<ConnectionId, Reason>) {
+        let from = self.version.as_ref().map(|version| self.label(version));
+        self.withheld = reading.settling;
+        let mut touches = Vec::new();
+        let mut fresh = HashSet::new();
+        for (id, row) in reading.rows {
+            let Some(present) = present(&row) else { continue };
+            fresh.insert(id.clone());
+            if self.roll.get(&id) != Some(&present) {
+                let before = self.roll.set(id.clone(), present);
+                touches.push((id, before, None));
+            }
+        }
+        if !reading.settling {
+            let gone: Vec<ConnectionId> =
+                self.roll.connections().map(|(id, _)| id).filter(|id| !fresh.contains(*id)).cloned().collect();
+            for id in gone {
+                let before = self.roll.remove(&id);
+                let reason = reasons.get(&id).copied().unwrap_or(Reason::Timeout);
+                touches.push((id, before, Some(reason)));
+            }
+        }
+        match from {
+            Some(from) => self.step(from, version, touches),
+            None => self.version = Some(version),
+        }
+    }
+
+    /// Makes the frames of a tick. Returns whether a level has a new one.
+    pub(super) fn flush(&mut self) -> bool {
+        let Some(to) = self.version.as_ref().map(|version| self.label(version)) else { return false };
+        let net = std::mem::take(&mut self.net);
+        let (time, occupancy) = (wall_now_ms(), self.roll.occupancy());
+        let mut pushed = false;
+        for (level, track) in LEVELS.into_iter().zip(&mut self.tracks) {
+            if track.watchers == 0 {
+                // Whoever comes begins with a snapshot of what is there then.
+                track.first = track.next() + 1;
+                track.ring.clear();
+                (track.shown, track.occupancy, track.snapshot) = (Some(to.clone()), occupancy, None);
+                continue;
+            }
+            let lists = lists(level, &net, &self.roll);
+            let nothing = match &lists {
+                Lists::Users(delta) => delta.is_empty(),
+                Lists::Connections(delta) => delta.is_empty(),
+                Lists::Occupancy => true,
+            };
+            let from = track.shown.clone().unwrap_or_else(|| to.clone());
+            if nothing && track.occupancy == occupancy && from.epoch == to.epoch {
+                continue;
+            }
+            track.push(Frame { from, to: to.clone(), lists, occupancy, time, encoded: Encoded::default() });
+            pushed = true;
+        }
+        pushed
+    }
+
+    /// A frame that only says that the version is reached, for a watcher who was promised it.
+    pub(super) fn push_empty(&mut self, level: Level, version: &Version) {
+        let (time, occupancy) = (wall_now_ms(), self.roll.occupancy());
+        let track = &mut self.tracks[level as usize];
+        let from = track.shown.clone().unwrap_or_else(|| version.clone());
+        let lists = lists(level, &Net::default(), &self.roll);
+        track.push(Frame { from, to: version.clone(), lists, occupancy, time, encoded: Encoded::default() });
+    }
+
+    /// What came after `since`, if it is still known. Nothing waits to be flushed.
+    pub(super) fn since(&self, level: Level, since: &Version) -> Option<Frame> {
+        let track = &self.tracks[level as usize];
+        let at = self.history.iter().position(|step| step.from == *since)?;
+        let mut net = Net::default();
+        for (connection, before, left) in self.history.iter().skip(at).flat_map(|step| &step.touches) {
+            net.touch(connection, before.as_ref(), *left);
+        }
+        let to = track.shown.clone()?;
+        Some(Frame {
+            from: since.clone(),
+            to,
+            lists: lists(level, &net, &self.roll),
+            occupancy: self.roll.occupancy(),
+            time: wall_now_ms(),
+            encoded: Encoded::default(),
+        })
+    }
+
+    /// The whole as the level shows it; one copy for all who ask between two frames.
+    pub(super) fn snapshot(&mut self, level: Level) -> Arc<Snapshot> {
+        let index = level as usize;
+        if let Some(snapshot) = &self.tracks[index].snapshot {
+            return snapshot.clone();
+        }
+        let whole = match level {
+            Level::Users => Whole::Users(self.roll.members()),
+            Level::Connections => {
+                Whole::Connections(self.roll.connections().map(|(id, present)| (id.clone(), present.clone())).collect())
+            }
+            Level::Occupancy => Whole::Occupancy,
+        };
+        let version = self.tracks[index].shown.clone().or_else(|| Some(self.label(self.version.as_ref()?)));
+        let snapshot = Arc::new(Snapshot {
+            version: version.expect("asked for after the first reading"),
+            whole,
+            occupancy: self.roll.occupancy(),
+            time: wall_now_ms(),
+            encoded: Encoded::default(),
+            encoded_again: Encoded::default(),
+        });
+        self.tracks[index].snapshot = Some(snapshot.clone());
+        snapshot
+    }
+}
+
+/// In the order of the tracks, which is that of the enum.
+const LEVELS: [Level; 3] = [Level::Users, Level::Connections, Level::Occupancy];
+
+fn lists(level: Level, net: &Net, roll: &Roll) -> Lists {
+    match level {
+        Level::Users => Lists::Users(net.by_user(roll)),
+        Level::Connections => Lists::Connections(net.by_connection(roll)),
+        Level::Occupancy => Lists::Occupancy,
+    }
+}
+
+/// Why connections went of which the feed told while the roster was read: the reading itself only shows that they are not there.
+pub(super) fn reasons(buffered: &[Published]) -> HashMap<ConnectionId, Reason> {
+    let changes = buffered.iter().flat_map(|published| &published.changes);
+    let removals = changes.filter_map(|change| match change {
+        Change::Remove { connection, reason } => Some((connection.clone(), *reason)),
+        Change::Set { .. } => None,
+    });
+    removals.collect()
+}
+
+fn read_payload(payload: &str) -> Option<Shown> {
+    serde_json::from_str(payload).inspect_err(|error| tracing::warn!(%error, "a stored payload cannot be read")).ok()
+}
+
+/// A stored row as readers know it; none for a payload that cannot be read.
+pub(crate) fn present(row: &Row) -> Option<Present> {
+    let shown = Arc::new(read_payload(&row.payload)?);
+    Some(Present { user: row.user.clone(), user_since: row.since, changed: row.changed, shown })
+}

@@ -1,0 +1,61 @@
+//! How sockets end.
+
+use crate::domain::member::Reason;
+
+/// Close codes, with what they are called in the metrics and the sentence that the client gets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Close {
+    Bye,
+    Malformed,
+    Binary,
+    NotText,
+    TooLarge,
+    Restart,
+    NoHello,
+    TokenExpired,
+    TooSlow,
+    NotJson,
+    Unauthorized,
+    Replaced,
+    Kicked,
+    TooMany,
+    /// The other side closed, without a goodbye of the protocol: a reload looks the same.
+    Closed,
+    /// Nobody is there to be told.
+    Gone,
+    Silent,
+}
+
+impl Close {
+    /// The code, the name in the metrics, and the sentence.
+    pub(super) fn parts(self) -> (u16, &'static str, &'static str) {
+        match self {
+            Self::Bye => (1000, "bye", "goodbye"),
+            Self::Malformed => (1002, "malformed", "not a WebSocket frame"),
+            Self::Binary => (1003, "binary", "frames are text"),
+            Self::NotText => (1007, "not_text", "text frames are UTF-8"),
+            Self::TooLarge => (1009, "too_large", "the frame is longer than limits.frame_bytes"),
+            Self::Restart => (1012, "restart", "the instance restarts; come back"),
+            Self::NoHello => (4001, "no_hello", "say hello first"),
+            Self::TokenExpired => (4003, "token_expired", "come back with a fresh token"),
+            Self::TooSlow => (4008, "too_slow", "nothing was read for too long"),
+            Self::NotJson => (4500, "not_json", "frames are JSON objects"),
+            Self::Unauthorized => (4501, "unauthorized", "the token does not hold"),
+            Self::Replaced => (4502, "replaced", "another socket has this connection; say hello without resume"),
+            Self::Kicked => (4503, "kicked", "you were put out"),
+            Self::TooMany => (4505, "too_many_connections", "you have as many connections as you may have"),
+            Self::Closed => (1000, "closed", ""),
+            Self::Gone => (1006, "gone", ""),
+            Self::Silent => (1001, "silent", "no answer to pings"),
+        }
+    }
+
+    /// How the session ends with the socket: with a reason at once, or, without one, after its grace.
+    pub(super) fn reason(self) -> Option<Reason> {
+        match self {
+            Self::Bye => Some(Reason::Left),
+            Self::TokenExpired => Some(Reason::Expired),
+            _ => None,
+        }
+    }
+}
