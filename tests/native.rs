@@ -282,6 +282,34 @@ async fn a_socket_that_answers_no_ping_is_noticed_and_a_quiet_one_that_does_stay
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_dead_socket_is_noticed_though_a_busy_channel_is_sent_to_it_all_the_time() {
+    let more = [
+        ("ROLLCALL__PRESENCE__PING_MS", "600"),
+        ("ROLLCALL__PRESENCE__PONG_TIMEOUT_MS", "600"),
+        ("ROLLCALL__PRESENCE__GRACE_MS", "500"),
+    ];
+    let pair = Pair::start(&[quick(), more.to_vec()].concat()).await;
+    let busy = Client::hello_as(&pair.two.url(), "busy").await;
+    busy.join_watching("room:1", json!({})).await.unwrap();
+    let dead = Client::hello_as(&pair.one.url(), "dead").await;
+    dead.join_watching("room:1", json!({})).await.unwrap();
+    busy.until("both are there", |busy| busy.users("room:1").len() == 2).await;
+    // The kernel of the other side goes on taking what is sent; nobody reads it.
+    dead.stall();
+    let left = async {
+        for n in 0.. {
+            busy.update("room:1", json!({"n": n})).await.unwrap();
+            if busy.users("room:1") == ["busy"] {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(15 * SECOND, left).await.expect("the dead one leaves");
+    assert_eq!(busy.changes("room:1", "leave").len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_token_that_ends_ends_the_connection_unless_refreshed() {
     let pair = Pair::start(&[quick(), vec![("ROLLCALL__AUTH__LEEWAY_MS", "0")]].concat()).await;
     let watcher = Client::hello_as(&pair.two.url(), "watcher").await;

@@ -221,29 +221,34 @@ impl Socket {
         Ok(next)
     }
 
-    /// Bytes that come in and a queue that drains are both life; a ping behind a backlog would prove nothing.
+    /// Bytes that come in are life. What goes out is none, for the kernel takes it for a while though nobody is there; but a backlog that drains is, and
+    /// a ping that waits behind one proves nothing.
     fn check_life(&mut self, now: Instant) -> Result<Instant, Close> {
-        if !self.sender.is_idle() {
-            let slow_at = self.sender.progressed_at() + Duration::from_millis(self.doors.server.slow_close_ms);
-            return if slow_at <= now { Err(Close::TooSlow) } else { Ok(slow_at) };
+        let next = self.check_pong(now)?;
+        if self.sender.is_idle() {
+            return Ok(next);
         }
+        let slow_at = self.sender.progressed_at() + Duration::from_millis(self.doors.server.slow_close_ms);
+        if slow_at <= now { Err(Close::TooSlow) } else { Ok(slow_at.min(next)) }
+    }
+
+    fn check_pong(&mut self, now: Instant) -> Result<Instant, Close> {
         let presence = &self.doors.core.settings().presence;
         let pong_timeout = Duration::from_millis(presence.pong_timeout_ms);
-        let life = self.heard_at.max(self.sender.progressed_at());
-        if let Some(at) = self.pinged_at.filter(|at| *at >= life) {
-            let silent_at = at + pong_timeout;
-            if silent_at > now {
-                return Ok(silent_at);
+        let Some(pinged_at) = self.pinged_at.filter(|at| *at >= self.heard_at) else {
+            let ping_at = self.heard_at + Duration::from_millis(presence.ping_ms);
+            if ping_at > now {
+                return Ok(ping_at);
             }
-            // While an operation waits for the store one frame is read at most, so a pong may wait unread behind it.
-            return if self.operation.is_some() { Ok(now + pong_timeout) } else { Err(Close::Silent) };
+            self.pinged_at = Some(now);
+            return if self.sender.ping(b"") { Ok(now + pong_timeout) } else { Err(Close::Gone) };
+        };
+        let silent_at = self.sender.stalled_until().map_or(pinged_at, |ended| ended.max(pinged_at)) + pong_timeout;
+        if silent_at > now {
+            return Ok(silent_at);
         }
-        let ping_at = life + Duration::from_millis(presence.ping_ms);
-        if ping_at > now {
-            return Ok(ping_at);
-        }
-        self.pinged_at = Some(now);
-        if self.sender.ping(b"") { Ok(now + pong_timeout) } else { Err(Close::Gone) }
+        // While an operation waits for the store one frame is read at most, so a pong may wait unread behind it.
+        if self.operation.is_some() || !self.sender.is_idle() { Ok(now + pong_timeout) } else { Err(Close::Silent) }
     }
 
     /// A third of the shortest grace, so that everybody is back in time.

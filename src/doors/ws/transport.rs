@@ -28,6 +28,8 @@ use super::measure::Measured;
 /// As many bytes, or messages, may be under way to a socket: enough to fill a write, little for one who does not read.
 const UNDER_WAY_BYTES: usize = 32 * 1024;
 const UNDER_WAY: usize = 16;
+/// A socket that takes nothing for so long, though something is under way to it, has a backlog.
+const STALL: Duration = Duration::from_secs(1);
 /// Who takes nothing is not waited for with the close frame: the socket is given up.
 const CLOSE_WAIT: Duration = Duration::from_secs(1);
 
@@ -119,6 +121,7 @@ pub struct Sender {
     session: actix_ws::Session,
     gauge: Arc<Gauge>,
     progress: Rc<Cell<Instant>>,
+    stalled_until: Option<Instant>,
     /// A text for which the library's queue had no place, full of pongs that nobody reads. Nothing else is sent before it.
     parked: Option<Bytes>,
 }
@@ -145,7 +148,15 @@ impl Sender {
         } else {
             self.gauge.drained.notified().await;
         }
-        self.progress.set(Instant::now());
+        let now = Instant::now();
+        if now.duration_since(self.progress.replace(now)) > STALL {
+            self.stalled_until = Some(now);
+        }
+    }
+
+    /// When the last stall ended: until then nothing had left for a while, though something was under way.
+    pub fn stalled_until(&self) -> Option<Instant> {
+        self.stalled_until
     }
 
     /// When something has left last, or was sent while nothing was under way.
@@ -208,6 +219,7 @@ pub fn accept(
     let (response, session, stream) = actix_ws::handle_with_protocols(request, body, &[protocol])?;
     let stream = stream.max_frame_size(frame_bytes).aggregate_continuations().max_continuation_size(frame_bytes);
     let gauge = Arc::new(Gauge { bytes: 0.into(), messages: 0.into(), drained: Notify::new() });
-    let sender = Sender { session, gauge, progress: Rc::new(Cell::new(Instant::now())), parked: None };
+    let sender =
+        Sender { session, gauge, progress: Rc::new(Cell::new(Instant::now())), stalled_until: None, parked: None };
     Ok((response, Receiver(stream), sender))
 }
