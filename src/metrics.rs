@@ -15,6 +15,13 @@ pub struct Because {
     pub reason: &'static str,
 }
 
+/// A label `partition`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Of {
+    /// Which.
+    pub partition: u16,
+}
+
 /// Everything that is counted. Cheap to count on from any thread.
 #[derive(Debug)]
 pub struct Metrics {
@@ -52,9 +59,9 @@ pub struct Metrics {
     /// Times a new epoch was learnt.
     pub epochs: Counter,
     /// 1 while the epoch settles.
-    pub settling: Gauge,
+    pub settling: Family<Of, Gauge>,
     /// 1 while the store answers.
-    pub store_up: Gauge,
+    pub store_up: Family<Of, Gauge>,
     /// Times the feed was lost.
     pub feed_lost: Counter,
 }
@@ -79,8 +86,8 @@ impl Default for Metrics {
             swept: Counter::default(),
             renewals_failed: Counter::default(),
             epochs: Counter::default(),
-            settling: Gauge::default(),
-            store_up: Gauge::default(),
+            settling: Family::default(),
+            store_up: Family::default(),
             feed_lost: Counter::default(),
         }
     }

@@ -23,7 +23,7 @@ use crate::{
         roster::Generation,
         version::Epoch,
     },
-    metrics::{Because, Metrics},
+    metrics::{Because, Metrics, Of},
     store::{PartitionId, Store, StoreError},
 };
 
@@ -208,8 +208,8 @@ impl Heart {
             tracing::info!(partition = self.partition, "the store answers again");
         }
         self.pulse.is_down.store(false, Ordering::Relaxed);
-        self.metrics.store_up.set(1);
-        self.metrics.settling.set(settling.into());
+        self.metrics.store_up.get_or_create(&Of { partition: self.partition }).set(1);
+        self.metrics.settling.get_or_create(&Of { partition: self.partition }).set(settling.into());
         self.metrics.accounts.set(i64::try_from(self.ledger.len()).unwrap_or(i64::MAX));
         let generation = memory.generation.clone();
         self.pulse.registration.send_replace(Some(Registration { generation, link, beat }));
@@ -219,9 +219,13 @@ impl Heart {
     fn down(&self, memory: &mut Memory, why: &str) {
         self.pulse.registration.send_replace(None);
         self.pulse.is_down.store(true, Ordering::Relaxed);
-        self.metrics.store_up.set(0);
+        self.metrics.store_up.get_or_create(&Of { partition: self.partition }).set(0);
         if std::mem::replace(&mut memory.is_up, false) {
-            tracing::warn!(partition = self.partition, why, "the store is out of reach; sockets stay open and wait");
+            tracing::warn!(
+                partition = self.partition,
+                why,
+                "not registered with the store; sockets stay open and wait"
+            );
         }
     }
 }

@@ -239,15 +239,16 @@ impl Ledger {
                 }
             }
             Outcome::Gone => {
+                // Nobody has said why: whoever it was may come back. A kick says so by itself.
                 if let Some(notices) = &account.notices {
                     match roster {
-                        RosterKey::Channel(channel) => notices.left(channel.clone(), Reason::Kicked),
-                        RosterKey::User(_) => notices.end(Reason::Kicked),
+                        RosterKey::Channel(channel) => notices.left(channel.clone(), Reason::InstanceLost),
+                        RosterKey::User(_) => notices.end(Reason::InstanceLost),
                     }
                 }
                 self.close_place(book, connection, roster, &Settlement::Lost);
                 if is_user {
-                    self.wipe(book, connection, Reason::Kicked);
+                    self.wipe(book, connection, Reason::InstanceLost);
                 }
             }
             Outcome::Lost => self.give_up(book, connection),
