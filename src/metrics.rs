@@ -5,7 +5,7 @@ use std::sync::Arc;
 use prometheus_client::{
     encoding::{EncodeLabelSet, text::encode},
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
-    registry::Registry,
+    registry::{Metric, Registry},
 };
 
 /// A label `reason`.
@@ -66,59 +66,36 @@ pub struct Metrics {
     pub feed_lost: Counter,
 }
 
-impl Default for Metrics {
-    fn default() -> Self {
-        Self {
-            registry: Registry::with_prefix("rollcall"),
-            sockets: Gauge::default(),
-            accounts: Gauge::default(),
-            operations: Family::default(),
-            closes: Family::default(),
-            resumes: Counter::default(),
-            resumes_missed: Counter::default(),
-            mirrors: Gauge::default(),
-            published: Counter::default(),
-            readings: Family::default(),
-            snapshots: Family::default(),
-            frames: Counter::default(),
-            batch: Histogram::new([1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0]),
-            batches_failed: Family::default(),
-            swept: Counter::default(),
-            renewals_failed: Counter::default(),
-            epochs: Counter::default(),
-            settling: Family::default(),
-            store_up: Family::default(),
-            feed_lost: Counter::default(),
-        }
-    }
-}
+/// The bounds of the histogram of batches, entries.
+const BATCHES: [f64; 8] = [1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0];
 
 impl Metrics {
     /// All metrics, registered under their names.
     pub fn new() -> Arc<Self> {
-        let mut all = Self::default();
         let mut registry = Registry::with_prefix("rollcall");
-        registry.register("sockets", "Sockets that are open", all.sockets.clone());
-        registry.register("connections", "Connections this instance answers for", all.accounts.clone());
-        registry.register("operations", "Operations of clients by outcome", all.operations.clone());
-        registry.register("closes", "Sockets by how they ended", all.closes.clone());
-        registry.register("resumes", "Connections that came back within their grace", all.resumes.clone());
-        registry.register("resumes_missed", "Resumes that found nothing", all.resumes_missed.clone());
-        registry.register("mirrors", "Rosters that this instance keeps a copy of", all.mirrors.clone());
-        registry.register("published", "Changes heard on feeds", all.published.clone());
-        registry.register("readings", "Rosters read by cause", all.readings.clone());
-        registry.register("snapshots", "Snapshots sent by cause", all.snapshots.clone());
-        registry.register("frames", "Frames written to sockets", all.frames.clone());
-        registry.register("batch_entries", "Entries in a batch of writes", all.batch.clone());
-        registry.register("batches_failed", "Batches refused or failed", all.batches_failed.clone());
-        registry.register("swept", "Rows whose end this instance carried out", all.swept.clone());
-        registry.register("renewals_failed", "Renewals that failed", all.renewals_failed.clone());
-        registry.register("epochs", "Times a new epoch was learnt", all.epochs.clone());
-        registry.register("settling", "1 while the epoch settles", all.settling.clone());
-        registry.register("store_up", "1 while the store answers", all.store_up.clone());
-        registry.register("feed_lost", "Times the feed was lost", all.feed_lost.clone());
-        all.registry = registry;
-        Arc::new(all)
+        let of = &mut registry;
+        Arc::new(Self {
+            sockets: registered(of, "sockets", "Sockets that are open", Default::default()),
+            accounts: registered(of, "connections", "Connections this instance answers for", Default::default()),
+            operations: registered(of, "operations", "Operations of clients by outcome", Default::default()),
+            closes: registered(of, "closes", "Sockets by how they ended", Default::default()),
+            resumes: registered(of, "resumes", "Connections that came back within their grace", Default::default()),
+            resumes_missed: registered(of, "resumes_missed", "Resumes that found nothing", Default::default()),
+            mirrors: registered(of, "mirrors", "Rosters that this instance keeps a copy of", Default::default()),
+            published: registered(of, "published", "Changes heard on feeds", Default::default()),
+            readings: registered(of, "readings", "Rosters read by cause", Default::default()),
+            snapshots: registered(of, "snapshots", "Snapshots sent by cause", Default::default()),
+            frames: registered(of, "frames", "Frames written to sockets", Default::default()),
+            batch: registered(of, "batch_entries", "Entries in a batch of writes", Histogram::new(BATCHES)),
+            batches_failed: registered(of, "batches_failed", "Batches refused or failed", Default::default()),
+            swept: registered(of, "swept", "Rows whose end this instance carried out", Default::default()),
+            renewals_failed: registered(of, "renewals_failed", "Renewals that failed", Default::default()),
+            epochs: registered(of, "epochs", "Times a new epoch was learnt", Default::default()),
+            settling: registered(of, "settling", "1 while the epoch settles", Default::default()),
+            store_up: registered(of, "store_up", "1 while the store answers", Default::default()),
+            feed_lost: registered(of, "feed_lost", "Times the feed was lost", Default::default()),
+            registry,
+        })
     }
 
     /// The text that a Prometheus server reads.
@@ -127,4 +104,9 @@ impl Metrics {
         encode(&mut text, &self.registry).expect("writing to a string does not fail");
         text
     }
+}
+
+fn registered<M: Metric + Clone>(registry: &mut Registry, name: &str, help: &str, metric: M) -> M {
+    registry.register(name, help, metric.clone());
+    metric
 }

@@ -242,11 +242,6 @@ impl Session {
         &self.connection
     }
 
-    /// Who is present.
-    pub fn user(&self) -> Option<&UserName> {
-        self.user.as_ref()
-    }
-
     /// When the token ends, unix milliseconds.
     pub fn expires_at_ms(&self) -> u64 {
         self.principal.expires_at_ms

@@ -43,8 +43,7 @@ pub(super) async fn list(
     doors: web::Data<Doors>,
 ) -> Result<HttpResponse, Problem> {
     caller.must(Scope::Read)?;
-    let (limit, after) = (page.limit()?, page.after()?);
-    let (names, next) = names(&doors, Index::Occupied, page.prefix()?, after.as_deref(), limit).await?;
+    let (names, next) = names(&doors, Index::Occupied, &page).await?;
     let names: Vec<ChannelName> = names.iter().filter_map(|name| ChannelName::parse(name).ok()).collect();
     let counts = if names.is_empty() { Vec::new() } else { doors.core.counts(&names).await? };
     let stale = counts.iter().any(|count| count.stale);
@@ -55,14 +54,9 @@ pub(super) async fn list(
 }
 
 /// A page of an index, and the cursor of the next.
-pub(super) async fn names(
-    doors: &Doors,
-    index: Index,
-    prefix: &str,
-    after: Option<&str>,
-    limit: usize,
-) -> Result<(Vec<String>, Option<String>), Problem> {
-    let mut names = doors.core.names(index, prefix, after, limit + 1).await?;
+pub(super) async fn names(doors: &Doors, index: Index, page: &Page) -> Result<(Vec<String>, Option<String>), Problem> {
+    let (limit, after, prefix) = (page.limit()?, page.after()?, page.prefix()?);
+    let mut names = doors.core.names(index, prefix, after.as_deref(), limit + 1).await?;
     let has_more = names.len() > limit;
     names.truncate(limit);
     let next = names.last().filter(|_| has_more).map(|last| cursor::after_name(last));

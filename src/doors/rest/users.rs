@@ -44,8 +44,7 @@ pub(super) async fn list(
     doors: web::Data<Doors>,
 ) -> Result<HttpResponse, Problem> {
     caller.must(Scope::Read)?;
-    let (limit, after) = (page.limit()?, page.after()?);
-    let (names, next) = channels::names(&doors, Index::Online, page.prefix()?, after.as_deref(), limit).await?;
+    let (names, next) = channels::names(&doors, Index::Online, &page).await?;
     let names: Vec<UserName> = names.iter().filter_map(|name| UserName::parse(name).ok()).collect();
     let people = if names.is_empty() { Vec::new() } else { doors.core.users(&names).await? };
     let stale = people.iter().any(|info| info.stale);
