@@ -9,6 +9,7 @@ use crate::{
         secret::Secret,
         settings::{MAX_GRACE_MS, Namespace},
     },
+    store::address::Address,
 };
 
 /// The shortest secret, bytes: as long as what the hash behind it gives (RFC 7518, 3.2).
@@ -77,21 +78,11 @@ fn redis(settings: &Settings) -> Result<(), Error> {
         return refuse("`redis.prefix` must have 1 to 64 letters, digits, `-`, `_`, `.` or `:`");
     }
     within("redis.partitions", redis.partitions.unwrap_or(1), 1..=1024)?;
-    // Only the scheme is looked at and nothing is repeated: what follows may hold a password.
-    let scheme = redis.url.as_deref().map(|url| url.split_once(':').map_or("", |(scheme, _)| scheme));
-    match scheme {
-        None | Some("redis" | "rediss" | "unix") => {}
-        Some("redis+sentinel" | "redis+cluster") => {
-            return refuse(
-                "`redis.url` names a Sentinel or a Cluster: this version speaks to one Redis only, by redis://, \
-                 rediss:// or unix:",
-            );
-        }
-        Some(_) => return refuse("`redis.url` must begin with redis://, rediss:// or unix:"),
-    }
-    if redis.ca_file.is_some() && scheme != Some("rediss") {
+    let address = redis.url.as_deref().map(Address::parse).transpose().map_err(Error)?;
+    if redis.ca_file.is_some() && !address.is_some_and(|address| address.is_tls) {
         return refuse(
-            "`redis.ca_file` is set, but `redis.url` does not begin with rediss://, so no certificate is ever seen",
+            "`redis.ca_file` is set, but `redis.url` does not begin with rediss:// (or rediss+sentinel://, \
+             rediss+cluster://), so no certificate is ever seen",
         );
     }
     Ok(())

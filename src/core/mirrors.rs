@@ -79,10 +79,12 @@ impl Mirrors {
         }
     }
 
-    /// An epoch has settled: what was withheld can be read.
-    pub fn settled(&self) {
-        for mirror in self.all().into_iter().filter(|mirror| mirror.is_withheld()) {
-            mirror.want_reading();
+    /// The epoch of a partition has settled: what was withheld can be read.
+    pub fn settled(&self, partition: PartitionId) {
+        for mirror in self.all() {
+            if mirror.is_withheld() && self.store.partition_of(mirror.key()) == partition {
+                mirror.want_reading();
+            }
         }
     }
 

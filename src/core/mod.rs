@@ -174,21 +174,18 @@ impl Core {
             tokio::task::consume_budget().await;
             match event {
                 FeedEvent::Published(published) => self.mirrors.hear(published),
-                FeedEvent::Control(Control::Overruled { roster, connection, take, reason }) => {
+                FeedEvent::Control(_, Control::Overruled { roster, connection, take, reason }) => {
                     self.ledger.overruled(&connection, &roster, take, reason);
                 }
-                FeedEvent::Control(Control::Epoch(epoch)) => {
-                    for pulse in &self.pulses {
-                        if pulse.standing().is_some_and(|held| held.beat.epoch != epoch) {
-                            pulse.poke();
-                        }
-                    }
-                }
-                FeedEvent::Control(Control::Settled(_)) => {
-                    for pulse in &self.pulses {
+                FeedEvent::Control(partition, Control::Epoch(epoch)) => {
+                    let pulse = &self.pulses[usize::from(partition)];
+                    if pulse.standing().is_some_and(|held| held.beat.epoch != epoch) {
                         pulse.poke();
                     }
-                    self.mirrors.settled();
+                }
+                FeedEvent::Control(partition, Control::Settled(_)) => {
+                    self.pulses[usize::from(partition)].poke();
+                    self.mirrors.settled(partition);
                 }
                 FeedEvent::Lost => {
                     self.metrics.feed_lost.inc();

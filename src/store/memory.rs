@@ -309,7 +309,7 @@ impl MemoryFeed {
             self.queue.push(FeedEvent::Published(published.clone()));
         }
         for (_, control) in told.control.iter().filter(|(to, _)| to.as_ref().is_none_or(|to| *to == self.instance)) {
-            self.queue.push(FeedEvent::Control(control.clone()));
+            self.queue.push(FeedEvent::Control(0, control.clone()));
         }
     }
 }

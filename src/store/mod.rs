@@ -1,5 +1,6 @@
 //! Where presence lives: what a store does, and what a feed tells.
 
+pub mod address;
 pub mod memory;
 mod queue;
 pub mod redis;
@@ -190,8 +191,8 @@ pub trait Store: Send + Sync + 'static {
 pub enum FeedEvent {
     /// A followed roster changed.
     Published(Published),
-    /// Instances are told something.
-    Control(Control),
+    /// Instances are told something, by a partition.
+    Control(PartitionId, Control),
     /// Events may have been missed; what follows is not known to be complete until `Restored`.
     Lost,
     /// The feed follows again all that it should; whatever was missed in between must be read.

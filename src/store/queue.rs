@@ -52,9 +52,9 @@ impl Queue {
         self.push(FeedEvent::Lost);
     }
 
-    /// The feed hears again.
-    pub(super) fn restore(&self) {
-        self.lock().broken = false;
+    /// The feed hears again what it had lost; `is_whole` when nothing else is lost.
+    pub(super) fn restore(&self, is_whole: bool) {
+        self.lock().broken = !is_whole;
         self.push(FeedEvent::Restored);
     }
 
@@ -89,7 +89,7 @@ mod tests {
     use crate::domain::{roster::Control, version::Epoch};
 
     fn said(number: usize) -> FeedEvent {
-        FeedEvent::Control(Control::Epoch(Epoch::new(&number.to_string())))
+        FeedEvent::Control(0, Control::Epoch(Epoch::new(&number.to_string())))
     }
 
     async fn names(queue: &Queue, count: usize) -> Vec<String> {
@@ -98,7 +98,7 @@ mod tests {
             names.push(match queue.next().await {
                 FeedEvent::Lost => "lost".to_owned(),
                 FeedEvent::Restored => "restored".to_owned(),
-                FeedEvent::Control(Control::Epoch(epoch)) => epoch.to_string(),
+                FeedEvent::Control(_, Control::Epoch(epoch)) => epoch.to_string(),
                 other => panic!("{other:?}"),
             });
         }
@@ -120,7 +120,7 @@ mod tests {
         (0..3).for_each(|number| queue.push(said(number)));
         queue.lose();
         assert_eq!(names(&queue, 3).await, ["0", "1", "lost"]);
-        queue.restore();
+        queue.restore(true);
         assert_eq!(names(&queue, 1).await, ["restored"]);
     }
 }

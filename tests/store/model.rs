@@ -291,7 +291,7 @@ impl Pair {
             for _ in 0..expected.len() + controls.len() {
                 match tokio::time::timeout(std::time::Duration::from_secs(5), self.feeds[index].next()).await {
                     Ok(FeedEvent::Published(published)) => heard.push(published),
-                    Ok(FeedEvent::Control(control)) => heard_controls.push(control),
+                    Ok(FeedEvent::Control(_, control)) => heard_controls.push(control),
                     other => prop_assert!(false, "{:?} instead of {:?} {:?}", other, expected, controls),
                 }
             }

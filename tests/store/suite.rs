@@ -207,7 +207,7 @@ async fn a_take_of_zero_takes_from_whoever_has_it(w: World) {
 
 async fn overruled(w: &World) -> Control {
     loop {
-        if let FeedEvent::Control(control @ Control::Overruled { .. }) = w.event().await {
+        if let FeedEvent::Control(_, control @ Control::Overruled { .. }) = w.event().await {
             return control;
         }
     }

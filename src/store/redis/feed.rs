@@ -1,4 +1,5 @@
-//! What an instance hears: a connection of its own that does nothing else, held by a task that brings it back when it is gone.
+//! What an instance hears: an ear for each server that has partitions, on a connection of its own that does nothing else. A task keeps each ear and
+//! brings it back when it is gone; another sees to it that there are ears where the data is.
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
@@ -7,9 +8,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use deadpool_redis::Pool;
-use futures_util::StreamExt as _;
-use redis::aio::{PubSub, PubSubSink, PubSubStream};
+use redis::{PushInfo, PushKind, Value, aio::MultiplexedConnection};
 use tokio::{
     sync::{Notify, watch},
     task::JoinHandle,
@@ -18,21 +17,22 @@ use tokio::{
 
 use super::{
     Redis,
-    client::{ANSWER, Connector, failed},
+    client::{ANSWER, CONNECT, Home, failed},
     codec,
-    keys::{Keys, PartitionKeys},
+    keys::{Keys, Topic},
+    topology::Topology,
 };
 use crate::{
     domain::name::RosterKey,
-    store::{Feed, FeedEvent, StoreError, queue::Queue},
+    store::{Feed, FeedEvent, PartitionId, StoreError, queue::Queue},
     telemetry::vital,
 };
 
 /// How many events wait for the reader.
 const QUEUE: usize = 16_384;
-/// How many feeds are asked for in one command.
+/// How many feeds are asked for at once.
 const CHUNK: usize = 500;
-/// How often the feed asks itself whether it hears.
+/// How often an ear asks itself whether it hears.
 const PROBE: Duration = Duration::from_secs(4);
 /// How many questions may stay unanswered before the connection is given up.
 const UNHEARD: u32 = 2;
@@ -42,54 +42,72 @@ const PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_s
 /// What an instance hears of the store in Redis.
 pub struct RedisFeed {
     shared: Arc<Shared>,
-    task: JoinHandle<()>,
+    _task: Task,
+}
+
+/// A task that ends with this value.
+struct Task(JoinHandle<()>);
+
+impl Drop for Task {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 struct Shared {
+    topology: Arc<Topology>,
     keys: Keys,
-    partitions: u16,
-    control: BTreeSet<String>,
-    probe: String,
+    instance: Arc<str>,
     wanted: Mutex<Wanted>,
-    work: Notify,
+    /// Grows with all that is followed or unfollowed: ears bring their subscriptions in line.
+    work: watch::Sender<u64>,
     queue: Queue,
-    /// Counts the rounds in which subscriptions were brought in line; who waits for one looks after each.
+    /// Grows when something has been confirmed; who waits for it looks after each.
     rounds: watch::Sender<u64>,
 }
 
 #[derive(Default)]
 struct Wanted {
     followed: HashMap<RosterKey, usize>,
-    /// What was followed or unfollowed since the last round.
-    changed: HashSet<RosterKey>,
+    /// What was followed or unfollowed and is not in line yet.
+    changed: HashMap<PartitionId, HashSet<RosterKey>>,
     /// What the server has confirmed on the connection of now.
     confirmed: HashSet<RosterKey>,
-    heard: Option<String>,
-}
-
-impl Drop for RedisFeed {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
+    /// Partitions of which nothing is heard.
+    deaf: BTreeSet<PartitionId>,
+    /// The last question that was heard, by its feed.
+    heard: HashMap<String, String>,
 }
 
 impl RedisFeed {
-    /// Begins to hear what instances are told, on a connection that stands when this returns.
+    /// Begins to hear, and returns when everything is being heard that instances are told.
     pub(super) async fn connect(redis: &Redis, instance: &str) -> Result<Arc<Self>, StoreError> {
-        let shared = Shared::new(redis, instance);
-        let ear = shared.subscribed(&redis.connector).await?;
-        Ok(Self::open_shared(redis, shared, Some(ear)))
+        let feed = Self::open(redis, instance);
+        let mut rounds = feed.shared.rounds.subscribe();
+        let whole = async {
+            while !feed.shared.lock().deaf.is_empty() {
+                rounds.changed().await.expect("the feed holds the sender");
+            }
+        };
+        let in_time = timeout(CONNECT + ANSWER, whole).await;
+        in_time.map_err(|_| StoreError::Unavailable("the feed does not connect".into()))?;
+        Ok(feed)
     }
 
-    /// The same on a connection that comes when Redis answers.
+    /// Begins to hear when Redis answers.
     pub(super) fn open(redis: &Redis, instance: &str) -> Arc<Self> {
-        Self::open_shared(redis, Shared::new(redis, instance), None)
-    }
-
-    fn open_shared(redis: &Redis, shared: Arc<Shared>, ear: Option<Ear>) -> Arc<Self> {
-        let keep = shared.clone().keep(redis.connector.clone(), redis.pool.clone(), ear);
-        let task = vital::spawn("feed", keep);
-        Arc::new(Self { shared, task })
+        let wanted = Wanted { deaf: (0..redis.partitions).collect(), ..Wanted::default() };
+        let shared = Arc::new(Shared {
+            topology: redis.topology.clone(),
+            keys: redis.keys.clone(),
+            instance: instance.into(),
+            wanted: Mutex::new(wanted),
+            work: watch::Sender::new(0),
+            queue: Queue::new(QUEUE),
+            rounds: watch::Sender::new(0),
+        });
+        let task = Task(vital::spawn("feed", shared.clone().keep(redis.partitions)));
+        Arc::new(Self { shared, _task: task })
     }
 }
 
@@ -115,9 +133,8 @@ impl Feed for RedisFeed {
         {
             let mut wanted = self.shared.lock();
             *wanted.followed.entry(roster.clone()).or_default() += 1;
-            wanted.changed.insert(roster.clone());
+            self.shared.change(&mut wanted, roster);
         }
-        self.shared.work.notify_one();
         let mut pending = Pending { feed: self, roster, confirmed: false };
         let confirmed = timeout(ANSWER, async {
             while !self.shared.lock().confirmed.contains(roster) {
@@ -137,9 +154,7 @@ impl Feed for RedisFeed {
         *count -= 1;
         if *count == 0 {
             wanted.followed.remove(roster);
-            wanted.changed.insert(roster.clone());
-            drop(wanted);
-            self.shared.work.notify_one();
+            self.shared.change(&mut wanted, roster);
         }
     }
 
@@ -148,134 +163,211 @@ impl Feed for RedisFeed {
     }
 }
 
-/// A connection and the task that reads it.
+/// What hears one server.
 struct Ear {
-    sink: PubSubSink,
-    reader: JoinHandle<()>,
-}
-
-impl Drop for Ear {
-    fn drop(&mut self) {
-        self.reader.abort();
-    }
+    connection: MultiplexedConnection,
+    partitions: Arc<[PartitionId]>,
+    /// The feed by which it asks itself.
+    probe: String,
+    /// The connection is gone, or the server does not send any more what it was asked for.
+    ended: Arc<Notify>,
 }
 
 impl Shared {
-    fn new(redis: &Redis, instance: &str) -> Arc<Self> {
-        let (keys, partitions) = (redis.keys.clone(), redis.partitions);
-        let control = (0..partitions).map(|number| keys.partition(number));
-        let control = control.flat_map(|keys: PartitionKeys| [keys.control(), keys.control_of(instance)]).collect();
-        Arc::new(Self {
-            probe: keys.partition(0).probe(instance),
-            keys,
-            partitions,
-            control,
-            wanted: Mutex::default(),
-            work: Notify::new(),
-            queue: Queue::new(QUEUE),
-            rounds: watch::Sender::new(0),
-        })
-    }
-
     fn lock(&self) -> MutexGuard<'_, Wanted> {
         self.wanted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn channel(&self, roster: &RosterKey) -> String {
-        let partition = Keys::partition_of(&roster.to_string(), self.partitions);
-        self.keys.partition(partition).feed(roster)
+    fn partition_of(&self, roster: &RosterKey) -> PartitionId {
+        self.topology.partition_of(&roster.to_string())
     }
 
-    /// A connection on which everything is subscribed that is wanted.
-    async fn subscribed(self: &Arc<Self>, connector: &Connector) -> Result<Ear, StoreError> {
-        self.lock().confirmed.clear();
-        let (sink, stream) = PubSub::split(connector.connect_pubsub().await?);
-        let mut ear = Ear { sink, reader: tokio::spawn(self.clone().hear(stream)) };
-        let fixed: Vec<&String> = self.control.iter().chain([&self.probe]).collect();
+    fn change(&self, wanted: &mut Wanted, roster: &RosterKey) {
+        wanted.changed.entry(self.partition_of(roster)).or_default().insert(roster.clone());
+        self.work.send_modify(|count| *count += 1);
+    }
+
+    /// Keeps an ear at each server that has partitions, for as long as the feed lives.
+    async fn keep(self: Arc<Self>, partitions: u16) {
+        let mut tables = self.topology.table();
+        let mut ears: HashMap<Home, (Arc<[PartitionId]>, Task)> = HashMap::new();
+        loop {
+            let table = tables.borrow_and_update().clone();
+            if let Some(table) = table {
+                let is_first = ears.is_empty();
+                ears.retain(|home, (partitions, _)| {
+                    let stays = table.partitions_of(home) == **partitions;
+                    if !stays {
+                        self.deafen(partitions);
+                    }
+                    stays
+                });
+                for home in table.homes() {
+                    if !ears.contains_key(home) {
+                        let partitions: Arc<[PartitionId]> = table.partitions_of(home).into();
+                        let ear = self.clone().keep_ear(home.clone(), partitions.clone(), !is_first);
+                        ears.insert(home.clone(), (partitions, Task(vital::spawn("ear", ear))));
+                    }
+                }
+                debug_assert_eq!(ears.values().map(|(of, _)| of.len()).sum::<usize>(), usize::from(partitions));
+            }
+            if tables.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Keeps the ear of one server. `was_heard` where its partitions may have been heard before, so that something may be missing.
+    async fn keep_ear(self: Arc<Self>, home: Home, partitions: Arc<[PartitionId]>, mut was_heard: bool) {
+        let mut pause = PAUSE.0;
+        loop {
+            match self.subscribed(&home, &partitions).await {
+                Ok(ear) => {
+                    pause = PAUSE.0;
+                    tracing::info!(server = %home, "the feed is connected");
+                    let is_whole = {
+                        let mut wanted = self.lock();
+                        wanted.deaf.retain(|partition| !partitions.contains(partition));
+                        wanted.deaf.is_empty()
+                    };
+                    if was_heard {
+                        self.queue.restore(is_whole);
+                    }
+                    was_heard = true;
+                    self.rounds.send_modify(|round| *round += 1);
+                    let why = self.serve(&ear).await;
+                    tracing::warn!(why, server = %home, "the feed connection is lost");
+                    self.deafen(&partitions);
+                    self.topology.doubt();
+                }
+                Err(error) => {
+                    tracing::debug!(%error, server = %home, "the feed does not connect");
+                    self.topology.doubt();
+                    // Not in step with the other instances.
+                    sleep(pause.mul_f64(rand::random_range(0.5..1.0))).await;
+                    pause = (pause * 2).min(PAUSE.1);
+                }
+            }
+        }
+    }
+
+    /// Nothing is heard of these any more.
+    fn deafen(&self, partitions: &[PartitionId]) {
+        {
+            let mut wanted = self.lock();
+            wanted.deaf.extend(partitions);
+            self.forget_confirmed(&mut wanted, partitions);
+        }
+        self.queue.lose();
+    }
+
+    fn forget_confirmed(&self, wanted: &mut Wanted, partitions: &[PartitionId]) {
+        wanted.confirmed.retain(|roster| !partitions.contains(&self.partition_of(roster)));
+    }
+
+    /// A connection on which everything is subscribed that is wanted of these partitions.
+    async fn subscribed(self: &Arc<Self>, home: &Home, partitions: &Arc<[PartitionId]>) -> Result<Ear, StoreError> {
+        let ended = Arc::new(Notify::new());
+        let hear = {
+            let (shared, ended) = (self.clone(), ended.clone());
+            move |push| {
+                shared.hear(push, &ended);
+                Ok(())
+            }
+        };
+        let connection = self.topology.connector().connect_ear(home, hear).await?;
+        let first = *partitions.first().expect("a server without partitions has no ear");
+        let probe = self.keys.partition(first).probe(&self.instance);
+        let ear = Ear { connection, partitions: partitions.clone(), probe, ended };
+        let mut fixed = vec![ear.probe.clone()];
+        for partition in partitions.iter() {
+            let keys = self.keys.partition(*partition);
+            fixed.extend([keys.control(), keys.control_of(&self.instance)]);
+        }
         for chunk in fixed.chunks(CHUNK) {
-            answered(ear.sink.subscribe(chunk)).await?;
+            self.tell(&ear, "SUBSCRIBE", chunk).await?;
         }
         {
             let mut wanted = self.lock();
-            wanted.changed = wanted.followed.keys().cloned().collect();
+            self.forget_confirmed(&mut wanted, partitions);
+            let followed: Vec<RosterKey> = wanted.followed.keys().cloned().collect();
+            for roster in followed {
+                let partition = self.partition_of(&roster);
+                if partitions.contains(&partition) {
+                    wanted.changed.entry(partition).or_default().insert(roster);
+                }
+            }
         }
-        self.align(&mut ear).await?;
+        self.align(&ear).await?;
         Ok(ear)
     }
 
+    /// Subscribes or unsubscribes, in one trip. Each feed has a command of its own: in a Cluster one command may name feeds of one slot only.
+    async fn tell(&self, ear: &Ear, command: &str, feeds: &[String]) -> Result<(), StoreError> {
+        let command = if self.topology.is_cluster() { format!("S{command}") } else { command.to_owned() };
+        let mut pipe = redis::pipe();
+        for feed in feeds {
+            pipe.cmd(&command).arg(feed);
+        }
+        pipe.exec_async(&mut ear.connection.clone()).await.map_err(|error| failed(&error))
+    }
+
     /// Brings what the server sends in line with what is wanted.
-    async fn align(&self, ear: &mut Ear) -> Result<(), StoreError> {
+    async fn align(&self, ear: &Ear) -> Result<(), StoreError> {
         let (come, gone): (Vec<_>, Vec<_>) = {
             let mut wanted = self.lock();
-            let changed: Vec<RosterKey> = wanted.changed.drain().collect();
+            let changed = ear.partitions.iter().filter_map(|partition| wanted.changed.remove(partition));
+            let changed: Vec<RosterKey> = changed.flatten().collect();
             let differs = changed
                 .into_iter()
                 .filter(|roster| wanted.followed.contains_key(roster) != wanted.confirmed.contains(roster));
             let differs: Vec<RosterKey> = differs.collect();
             differs.into_iter().partition(|roster| wanted.followed.contains_key(roster))
         };
+        let feed = |roster: &RosterKey| self.keys.partition(self.partition_of(roster)).feed(roster);
         for chunk in come.chunks(CHUNK) {
-            let channels: Vec<String> = chunk.iter().map(|roster| self.channel(roster)).collect();
-            answered(ear.sink.subscribe(channels)).await?;
+            let feeds: Vec<String> = chunk.iter().map(feed).collect();
+            self.tell(ear, "SUBSCRIBE", &feeds).await?;
             self.lock().confirmed.extend(chunk.iter().cloned());
             self.rounds.send_modify(|round| *round += 1);
         }
         for chunk in gone.chunks(CHUNK) {
             // Before the server hears of it: whoever follows from here on must wait for a new subscription.
-            let channels: Vec<String> = {
+            let feeds: Vec<String> = {
                 let mut wanted = self.lock();
                 let gone: Vec<&RosterKey> =
                     chunk.iter().filter(|roster| !wanted.followed.contains_key(*roster)).collect();
                 for roster in &gone {
                     wanted.confirmed.remove(*roster);
                 }
-                gone.into_iter().map(|roster| self.channel(roster)).collect()
+                gone.into_iter().map(feed).collect()
             };
-            if !channels.is_empty() {
-                answered(ear.sink.unsubscribe(channels)).await?;
+            if !feeds.is_empty() {
+                self.tell(ear, "UNSUBSCRIBE", &feeds).await?;
             }
         }
         Ok(())
     }
 
-    /// Keeps a connection, for as long as the feed lives.
-    async fn keep(self: Arc<Self>, connector: Connector, pool: Pool, mut ear: Option<Ear>) {
-        loop {
-            if let Some(mut ear) = ear.take() {
-                let why = self.serve(&pool, &mut ear).await;
-                tracing::warn!(why, "the feed connection is lost");
-                self.queue.lose();
-            }
-            let mut pause = PAUSE.0;
-            while ear.is_none() {
-                match self.subscribed(&connector).await {
-                    Ok(connected) => ear = Some(connected),
-                    Err(error) => {
-                        tracing::debug!(%error, "the feed does not connect");
-                        // Not in step with the other instances.
-                        sleep(pause.mul_f64(rand::random_range(0.5..1.0))).await;
-                        pause = (pause * 2).min(PAUSE.1);
-                    }
-                }
-            }
-            self.queue.restore();
-            tracing::info!("the feed is connected");
-        }
-    }
-
     /// Serves one connection to its end, and says what it was.
-    async fn serve(&self, pool: &Pool, ear: &mut Ear) -> &'static str {
+    async fn serve(&self, ear: &Ear) -> &'static str {
+        let mut work = self.work.subscribe();
+        // What was wanted since the connection was brought in line is not in that count.
+        work.mark_changed();
         let mut probe = Probe { asked: None, unheard: 0, at: Instant::now() + PROBE };
         loop {
             tokio::select! {
-                () = self.work.notified() => {
+                changed = work.changed() => {
+                    if changed.is_err() {
+                        return "the feed has ended";
+                    }
                     if self.align(ear).await.is_err() {
                         return "a subscription was not confirmed";
                     }
                 }
-                _ = &mut ear.reader => return "closed",
+                () = ear.ended.notified() => return "closed, or its partitions have moved",
                 () = tokio::time::sleep_until(probe.at) => {
-                    if self.has_gone_deaf(pool, &mut probe).await {
+                    if self.has_gone_deaf(ear, &mut probe).await {
                         return "nothing is heard on it";
                     }
                 }
@@ -284,19 +376,20 @@ impl Shared {
     }
 
     /// Looks whether the last question was heard, and asks the next.
-    async fn has_gone_deaf(&self, pool: &Pool, probe: &mut Probe) -> bool {
+    async fn has_gone_deaf(&self, ear: &Ear, probe: &mut Probe) -> bool {
         if let Some(asked) = probe.asked.take() {
-            let heard = self.lock().heard.as_ref() == Some(&asked);
+            let heard = self.lock().heard.get(&ear.probe) == Some(&asked);
             probe.unheard = if heard { 0 } else { probe.unheard + 1 };
         }
         if probe.unheard >= UNHEARD {
             return true;
         }
         let nonce = format!("{:016x}", rand::random::<u64>());
+        let command = if self.topology.is_cluster() { "SPUBLISH" } else { "PUBLISH" };
         let asking = async {
-            let mut connection = (*pool.get().await.ok()?).clone();
-            let mut publish = redis::cmd("PUBLISH");
-            publish.arg(&self.probe).arg(&nonce).exec_async(&mut connection).await.ok()
+            let node = self.topology.node_of(ear.partitions[0]).ok()?;
+            let mut connection = (*node.pool().get().await.ok()?).clone();
+            redis::cmd(command).arg(&ear.probe).arg(&nonce).exec_async(&mut connection).await.ok()
         };
         // Where the question cannot be asked, nothing is known: Redis itself may be away.
         probe.asked = timeout(ANSWER, asking).await.ok().flatten().map(|()| nonce);
@@ -304,25 +397,50 @@ impl Shared {
         false
     }
 
-    /// Hands on what is heard. The driver's own queue has no limit: this does nothing that could wait.
-    async fn hear(self: Arc<Self>, mut stream: PubSubStream) {
-        while let Some(message) = stream.next().await {
-            let (channel, payload) = (message.get_channel_name(), message.get_payload_bytes());
-            if channel == self.probe {
-                self.lock().heard = Some(String::from_utf8_lossy(payload).into_owned());
-                continue;
+    /// Hands on what comes. Called by the reader of the connection: this does nothing that could wait.
+    fn hear(&self, push: PushInfo, ended: &Notify) {
+        let text = |value: Option<&Value>| match value {
+            Some(Value::BulkString(text)) => String::from_utf8(text.clone()).ok(),
+            _ => None,
+        };
+        let feed = text(push.data.first());
+        match push.kind {
+            PushKind::Disconnection => ended.notify_one(),
+            PushKind::SUnsubscribe => {
+                // Unasked where the slot has gone to another server.
+                let topic = feed.and_then(|feed| self.keys.topic(&feed));
+                let is_wanted = topic.is_some_and(|(_, topic)| match topic {
+                    Topic::Roster(roster) => self.lock().confirmed.contains(&roster),
+                    Topic::Control | Topic::Probe => true,
+                });
+                if is_wanted {
+                    ended.notify_one();
+                }
             }
-            let event = if self.control.contains(channel) {
-                codec::control(payload).map(FeedEvent::Control)
-            } else {
-                let Some(roster) = roster_of(channel) else { continue };
-                codec::published(roster, payload).map(FeedEvent::Published)
-            };
-            match event {
-                Ok(event) => self.queue.push(event),
-                // A newer program may say more. What this one missed shows in the numbers.
-                Err(error) => tracing::warn!(%error, "a message on a feed is not understood"),
+            PushKind::Message | PushKind::SMessage => {
+                let (Some(feed), Some(Value::BulkString(payload))) = (feed, push.data.get(1)) else { return };
+                self.hear_message(&feed, payload);
             }
+            _ => {}
+        }
+    }
+
+    fn hear_message(&self, feed: &str, payload: &[u8]) {
+        let event = match self.keys.topic(feed) {
+            Some((_, Topic::Probe)) => {
+                self.lock().heard.insert(feed.to_owned(), String::from_utf8_lossy(payload).into_owned());
+                return;
+            }
+            Some((partition, Topic::Control)) => {
+                codec::control(payload).map(|control| FeedEvent::Control(partition, control))
+            }
+            Some((_, Topic::Roster(roster))) => codec::published(roster, payload).map(FeedEvent::Published),
+            None => return,
+        };
+        match event {
+            Ok(event) => self.queue.push(event),
+            // A newer program may say more. What this one missed shows in the numbers.
+            Err(error) => tracing::warn!(%error, "a message on a feed is not understood"),
         }
     }
 }
@@ -331,14 +449,4 @@ struct Probe {
     asked: Option<String>,
     unheard: u32,
     at: Instant,
-}
-
-async fn answered(asked: impl Future<Output = redis::RedisResult<()>>) -> Result<(), StoreError> {
-    let answer = timeout(ANSWER, asked).await;
-    answer.map_err(|_| StoreError::Unavailable("no answer".into()))?.map_err(|error| failed(&error))
-}
-
-/// The roster of a feed: what follows `{p}:f:`.
-fn roster_of(channel: &str) -> Option<RosterKey> {
-    RosterKey::from_stored(channel.split_once("}:f:")?.1)
 }

@@ -11,6 +11,17 @@ pub struct Keys {
     prefix: String,
 }
 
+/// What a feed is about.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Topic {
+    /// The changes of a roster.
+    Roster(RosterKey),
+    /// What instances are told.
+    Control,
+    /// An instance's question to itself.
+    Probe,
+}
+
 /// The names of one partition.
 #[derive(Debug, Clone)]
 pub struct PartitionKeys {
@@ -36,6 +47,19 @@ impl Keys {
     /// The names of a partition.
     pub fn partition(&self, partition: u16) -> PartitionKeys {
         PartitionKeys { stem: format!("{}:{{{partition}}}:", self.prefix) }
+    }
+
+    /// The partition and the topic of a feed; none for a name that is no feed of ours.
+    pub fn topic(&self, feed: &str) -> Option<(u16, Topic)> {
+        let rest = feed.strip_prefix(&self.prefix)?.strip_prefix(":{")?;
+        let (partition, name) = rest.split_once("}:")?;
+        let topic = match name.split_once(':').unwrap_or((name, "")) {
+            ("f", roster) => Topic::Roster(RosterKey::from_stored(roster)?),
+            ("ctl", _) => Topic::Control,
+            ("probe", _) => Topic::Probe,
+            _ => return None,
+        };
+        Some((partition.parse().ok()?, topic))
     }
 
     /// The partition of a roster or any other name: FNV-1a with 64 bits (Fowler, Noll, Vo; offset basis and prime from draft-eastlake-fnv), modulo.
@@ -229,6 +253,20 @@ mod tests {
                     assert_eq!(slot(&key), wanted, "{key}");
                 }
             }
+        }
+    }
+
+    #[test]
+    fn a_feed_says_what_it_is_about() {
+        let keys = Keys::new("ours:too");
+        let roster = RosterKey::from_stored("c:f:}:{1}:probe").unwrap();
+        let partition = keys.partition(7);
+        assert_eq!(keys.topic(&partition.feed(&roster)), Some((7, Topic::Roster(roster))));
+        assert_eq!(keys.topic(&partition.control()), Some((7, Topic::Control)));
+        assert_eq!(keys.topic(&partition.control_of("f:me")), Some((7, Topic::Control)));
+        assert_eq!(keys.topic(&partition.probe("me")), Some((7, Topic::Probe)));
+        for other in ["ours:{7}:ctl", "ours:too:{x}:ctl", "ours:too:{7}:rows", "", "{7}:ctl"] {
+            assert_eq!(keys.topic(other), None, "{other}");
         }
     }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use redis::{Script, aio::MultiplexedConnection};
 
-use super::{client::failed, keys::Keys};
+use super::{client::failed, keys::Keys, topology::Topology};
 use crate::store::StoreError;
 
 /// The steps, in order; the last one's number is the schema's.
@@ -31,17 +31,10 @@ fn header_number(step: &str, name: &str) -> u64 {
 ///
 /// # Errors
 /// [`StoreError::Unusable`] where a newer program has written what this one cannot read, or the partitions differ.
-pub async fn ensure(connection: &mut MultiplexedConnection, keys: &Keys, partitions: u16) -> Result<(), StoreError> {
-    ensure_steps(connection, keys, partitions, STEPS).await
-}
-
-async fn ensure_steps(
-    connection: &mut MultiplexedConnection,
-    keys: &Keys,
-    partitions: u16,
-    steps: &[&str],
-) -> Result<(), StoreError> {
-    let ours = steps.len() as u64;
+pub async fn ensure(topology: &Topology, keys: &Keys, partitions: u16) -> Result<(), StoreError> {
+    let mut connection = topology.connected(&*topology.schema_node()?).await?.connection;
+    let connection = &mut connection;
+    let ours = STEPS.len() as u64;
     for _ in 0..WAITS.0 {
         let (number, min_reader, stored): (Option<u64>, Option<u64>, Option<u16>) = redis::cmd("HMGET")
             .arg(keys.schema())
@@ -64,7 +57,7 @@ async fn ensure_steps(
         if number >= ours && stored.is_some() {
             return Ok(());
         }
-        if climb(connection, keys, partitions, steps, number).await? {
+        if climb(topology, connection, keys, partitions, number).await? {
             continue;
         }
         tokio::time::sleep(Duration::from_millis(WAITS.1)).await;
@@ -74,10 +67,10 @@ async fn ensure_steps(
 
 /// Carries out the steps after `number`, if nobody else does so just now.
 async fn climb(
+    topology: &Topology,
     connection: &mut MultiplexedConnection,
     keys: &Keys,
     partitions: u16,
-    steps: &[&str],
     number: u64,
 ) -> Result<bool, StoreError> {
     let token = format!("{:032x}", rand::random::<u128>());
@@ -92,7 +85,7 @@ async fn climb(
     if locked.is_none() {
         return Ok(false);
     }
-    let done = climb_locked(connection, keys, partitions, steps, number).await;
+    let done = climb_locked(topology, connection, keys, partitions, number).await;
     let unlocked: Result<u64, _> =
         Script::new(UNLOCK).key(keys.schema_lock()).arg(&token).invoke_async(connection).await;
     done?;
@@ -101,21 +94,21 @@ async fn climb(
 }
 
 async fn climb_locked(
+    topology: &Topology,
     connection: &mut MultiplexedConnection,
     keys: &Keys,
     partitions: u16,
-    steps: &[&str],
     number: u64,
 ) -> Result<(), StoreError> {
-    for step in steps.iter().skip(usize::try_from(number).unwrap_or(usize::MAX)) {
+    for step in STEPS.iter().skip(usize::try_from(number).unwrap_or(usize::MAX)) {
         let script = Script::new(step);
         for partition in 0..partitions {
             let mut cursor = String::new();
+            let mut home = topology.connected(&*topology.node_of(partition)?).await?.connection;
             loop {
-                let call = async {
-                    script.key(keys.partition(partition).versions()).arg(&cursor).invoke_async(connection).await
-                };
-                cursor = call.await.map_err(|error| failed(&error))?;
+                let versions = keys.partition(partition).versions();
+                let call = script.key(versions).arg(&cursor).invoke_async(&mut home).await;
+                cursor = call.map_err(|error| failed(&error))?;
                 if cursor.is_empty() {
                     break;
                 }

@@ -8,6 +8,7 @@ mod keys;
 mod migrate;
 mod reads;
 mod scripts;
+mod topology;
 
 use std::sync::{
     Arc, Mutex, PoisonError,
@@ -15,17 +16,20 @@ use std::sync::{
 };
 
 use async_trait::async_trait;
-use deadpool_redis::Pool;
-use redis::{Script, aio::MultiplexedConnection};
+use redis::{RedisError, Script, aio::MultiplexedConnection};
+use tokio::task::JoinHandle;
 
 use self::{
     audit::{Cursor, Walk},
-    client::{Connector, failed},
+    client::{Connector, failed, is_refusal},
     codec::{Item, Rosters, Unreadable},
-    keys::{Keys, PartitionKeys},
+    keys::Keys,
     scripts::Scripts,
+    topology::{Node, Topology},
 };
-use super::{Counted, Index, Numbers, PartitionId, Person, Reading, Renewed, Settings, Store, StoreError, Totals};
+use super::{
+    Counted, Index, Numbers, PartitionId, Person, Reading, Renewed, Settings, Store, StoreError, Totals, address::Kind,
+};
 use crate::domain::{
     name::{ChannelName, ConnectionId, RosterKey, UserName},
     partition::{Batch, Beat, Refusal, Renewal, Sweep, Swept, Terms},
@@ -36,6 +40,9 @@ pub use self::feed::RedisFeed;
 
 /// A day, seconds.
 const DAY_S: u64 = 86_400;
+/// Over how many partitions presence is spread where the settings do not say: in a Cluster enough for some masters to share evenly.
+const PARTITIONS: u16 = 1;
+const PARTITIONS_OF_A_CLUSTER: u16 = 64;
 
 impl From<Unreadable> for StoreError {
     fn from(unreadable: Unreadable) -> Self {
@@ -45,24 +52,42 @@ impl From<Unreadable> for StoreError {
 
 /// The store in Redis.
 pub struct Redis {
-    connector: Connector,
-    pool: Pool,
+    topology: Arc<Topology>,
+    looking: JoinHandle<()>,
     keys: Keys,
     partitions: u16,
     terms: Terms,
     last_seen_s: u64,
     scripts: Scripts,
     test_clock: bool,
-    link: Mutex<Option<Link>>,
-    connecting: tokio::sync::Mutex<()>,
+    /// By partition.
+    bindings: Mutex<Vec<Option<Binding>>>,
     links: AtomicU64,
+    /// The line over which the schema was found to be in order.
+    schema_line: tokio::sync::Mutex<Option<u64>>,
 }
 
-/// The connection that scripts go over. Its number is kept with the lease, so that what an older one still carries is refused.
+/// What a partition's scripts go over. A number is given for each time that a partition begins with a line, and stands with the lease, so that what an
+/// older line still carries is refused.
+#[derive(Clone, Copy)]
+struct Binding {
+    line: u64,
+    number: u64,
+}
+
+/// A line and its number for one partition.
 #[derive(Clone)]
 struct Link {
     number: u64,
+    line: u64,
     connection: MultiplexedConnection,
+    node: Arc<Node>,
+}
+
+impl Drop for Redis {
+    fn drop(&mut self) {
+        self.looking.abort();
+    }
 }
 
 impl Redis {
@@ -90,7 +115,7 @@ impl Redis {
         last_seen_days: u32,
     ) -> Result<(Arc<Self>, Arc<RedisFeed>), StoreError> {
         let redis = Self::unconnected(settings, terms, last_seen_days, Scripts::new(), false).await?;
-        if let Err(error) = redis.connected().await {
+        if let Err(error) = redis.connected(0).await {
             if let StoreError::Unusable(_) = error {
                 return Err(error);
             }
@@ -123,7 +148,7 @@ impl Redis {
         test_clock: bool,
     ) -> Result<(Arc<Self>, Arc<RedisFeed>), StoreError> {
         let redis = Self::unconnected(settings, terms, last_seen_days, scripts, test_clock).await?;
-        redis.connected().await?;
+        redis.connected(0).await?;
         let feed = RedisFeed::connect(&redis, instance).await?;
         Ok((redis, feed))
     }
@@ -138,65 +163,93 @@ impl Redis {
         if settings.prefix.is_empty() || settings.prefix.contains(|c: char| "{}".contains(c) || !c.is_ascii_graphic()) {
             return Err(StoreError::Unusable("`redis.prefix` needs printable ASCII without spaces and braces".into()));
         }
-        let partitions = settings.partitions.unwrap_or(1);
+        let connector = Connector::new(settings).await?;
+        let by_default = if connector.kind() == Kind::Cluster { PARTITIONS_OF_A_CLUSTER } else { PARTITIONS };
+        let partitions = settings.partitions.unwrap_or(by_default);
         if partitions == 0 || partitions > 4096 {
             return Err(StoreError::Unusable("`redis.partitions` must be between 1 and 4096".into()));
         }
-        let connector = Connector::new(settings).await?;
+        let keys = Keys::new(&settings.prefix);
+        let topology = Topology::new(connector, &keys, partitions);
         Ok(Arc::new(Self {
-            pool: connector.pool()?,
-            connector,
-            keys: Keys::new(&settings.prefix),
+            looking: tokio::spawn(topology.clone().watch()),
+            topology,
+            keys,
             partitions,
             terms,
             last_seen_s: u64::from(last_seen_days.max(1)) * DAY_S,
             scripts,
             test_clock,
-            link: Mutex::new(None),
-            connecting: tokio::sync::Mutex::new(()),
+            bindings: Mutex::new(vec![None; usize::from(partitions)]),
             links: AtomicU64::new(0),
+            schema_line: tokio::sync::Mutex::new(None),
         }))
     }
 
-    fn linked(&self) -> Option<Link> {
-        self.link.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    /// The link of a partition, as long as the data has not moved and nothing has failed on it.
+    fn standing_link(&self, partition: PartitionId) -> Result<Link, StoreError> {
+        let unconnected = || StoreError::Unavailable("not connected".into());
+        let node = self.topology.node_of(partition)?;
+        let line = node.line().ok_or_else(unconnected)?;
+        let bindings = self.bindings.lock().unwrap_or_else(PoisonError::into_inner);
+        let bound = bindings[usize::from(partition)].filter(|binding| binding.line == line.id);
+        let number = bound.ok_or_else(unconnected)?.number;
+        Ok(Link { number, line: line.id, connection: line.connection, node })
     }
 
     /// The link there is, or a new one.
-    async fn connected(&self) -> Result<Link, StoreError> {
-        if let Some(link) = self.linked() {
+    async fn connected(&self, partition: PartitionId) -> Result<Link, StoreError> {
+        self.topology.resolve().await?;
+        if let Ok(link) = self.standing_link(partition) {
             return Ok(link);
         }
-        let _one_at_a_time = self.connecting.lock().await;
-        if let Some(link) = self.linked() {
-            return Ok(link);
-        }
-        let mut connection = self.connector.connect().await?;
-        // Redis may have been emptied, or be another one, since the last time.
-        migrate::ensure(&mut connection, &self.keys, self.partitions).await?;
-        let link = Link { number: self.links.fetch_add(1, Ordering::Relaxed) + 1, connection };
-        *self.link.lock().unwrap_or_else(PoisonError::into_inner) = Some(link.clone());
-        Ok(link)
+        self.ensure_schema().await?;
+        let node = self.topology.node_of(partition)?;
+        let line = self.topology.connected(&node).await?;
+        let number = self.links.fetch_add(1, Ordering::Relaxed) + 1;
+        let mut bindings = self.bindings.lock().unwrap_or_else(PoisonError::into_inner);
+        bindings[usize::from(partition)] = Some(Binding { line: line.id, number });
+        Ok(Link { number, line: line.id, connection: line.connection, node })
     }
 
-    fn drop_link(&self, number: u64) {
-        let mut link = self.link.lock().unwrap_or_else(PoisonError::into_inner);
-        if link.as_ref().is_some_and(|link| link.number == number) {
-            *link = None;
+    /// Redis may have been emptied, or be another one, since the last time.
+    async fn ensure_schema(&self) -> Result<(), StoreError> {
+        let mut ensured = self.schema_line.lock().await;
+        let node = self.topology.schema_node()?;
+        let line = match self.topology.connected(&node).await {
+            Ok(line) => line,
+            // Of a Cluster the other servers go on; what was in order once is.
+            Err(StoreError::Unavailable(_)) if ensured.is_some() => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        if *ensured != Some(line.id) {
+            migrate::ensure(&self.topology, &self.keys, self.partitions).await?;
+            *ensured = Some(line.id);
         }
+        Ok(())
     }
 
-    /// Runs a script. After any failure the link is given up: nobody knows what is still under way on it.
+    /// A script failed. Where the server itself said no, the line is sound; else nobody knows what is still under way on it, and it is given up.
+    fn script_failed(&self, link: &Link, error: &RedisError) -> StoreError {
+        if !is_refusal(error) {
+            link.node.drop_line(link.line);
+        }
+        self.topology.doubt();
+        failed(error)
+    }
+
+    /// Runs a script.
     async fn run(
         &self,
         link: &Link,
         script: &Script,
-        keys: &PartitionKeys,
+        partition: PartitionId,
         generation: Option<&Generation>,
         rosters: &Rosters<'_>,
         call: &[Item],
     ) -> Result<Result<(Beat, Option<Item>), Refusal>, StoreError> {
         let mut invocation = script.prepare_invoke();
+        let keys = self.keys.partition(partition);
         for key in keys.fixed(generation) {
             invocation.key(key);
         }
@@ -215,13 +268,12 @@ impl Redis {
             self.terms.lease_ms.into(),
             self.terms.settle_ms.into(),
             self.last_seen_s.into(),
+            self.topology.is_cluster().into(),
         ];
         invocation.arg(codec::pack(&at)).arg(codec::pack(call));
         let mut connection = link.connection.clone();
-        let answer: Vec<u8> = invocation.invoke_async(&mut connection).await.map_err(|error| {
-            self.drop_link(link.number);
-            failed(&error)
-        })?;
+        let answer: Result<Vec<u8>, _> = invocation.invoke_async(&mut connection).await;
+        let answer = answer.map_err(|error| self.script_failed(link, &error))?;
         match codec::answer(&answer)? {
             Ok(answer) => Ok(Ok(answer)),
             Err((refusal, said)) => {
@@ -243,18 +295,14 @@ impl Redis {
     async fn run_unrefused(
         &self,
         script: &Script,
-        keys: &PartitionKeys,
+        partition: PartitionId,
         generation: Option<&Generation>,
         rosters: &Rosters<'_>,
         call: &[Item],
     ) -> Result<(Beat, Option<Item>), StoreError> {
-        let link = self.standing_link()?;
-        let answer = self.run(&link, script, keys, generation, rosters, call).await?;
+        let link = self.standing_link(partition)?;
+        let answer = self.run(&link, script, partition, generation, rosters, call).await?;
         answer.map_err(|refusal| StoreError::Unusable(format!("a script refused what it never refuses: {refusal:?}")))
-    }
-
-    fn standing_link(&self) -> Result<Link, StoreError> {
-        self.linked().ok_or_else(|| StoreError::Unavailable("not connected".into()))
     }
 }
 
@@ -269,10 +317,10 @@ impl Store for Redis {
     }
 
     async fn renew(&self, partition: PartitionId, renewal: Renewal) -> Result<Result<Renewed, Refusal>, StoreError> {
-        let link = self.connected().await?;
-        let (keys, call) = (self.keys.partition(partition), codec::renew_call(&renewal, link.number));
+        let link = self.connected(partition).await?;
+        let call = codec::renew_call(&renewal, link.number);
         let generation = Some(&renewal.generation);
-        let answer = self.run(&link, &self.scripts.renew, &keys, generation, &Rosters::default(), &call).await?;
+        let answer = self.run(&link, &self.scripts.renew, partition, generation, &Rosters::default(), &call).await?;
         Ok(answer.map(|(beat, _)| Renewed { beat, link: link.number }))
     }
 
@@ -281,15 +329,14 @@ impl Store for Redis {
         partition: PartitionId,
         batch: &Batch,
     ) -> Result<Result<(Beat, Vec<Outcome>), Refusal>, StoreError> {
-        let link = self.standing_link()?;
+        let link = self.standing_link(partition)?;
         if link.number != batch.link {
             // An older link may still carry an older batch: only a renewal over this one shuts it out.
             return Ok(Err(Refusal::Link));
         }
         let (rosters, call) = codec::write_call(batch);
-        let keys = self.keys.partition(partition);
         let generation = Some(&batch.generation);
-        match self.run(&link, &self.scripts.write, &keys, generation, &rosters, &call).await? {
+        match self.run(&link, &self.scripts.write, partition, generation, &rosters, &call).await? {
             Ok((beat, item)) => Ok(Ok((beat, codec::outcomes(item)?))),
             Err(refusal) => Ok(Err(refusal)),
         }
@@ -297,20 +344,19 @@ impl Store for Redis {
 
     async fn sweep(&self, partition: PartitionId, sweep: &Sweep, most: usize) -> Result<Swept, StoreError> {
         let (rosters, call) = codec::sweep_call(sweep, most);
-        let keys = self.keys.partition(partition);
         let generation = sweep.lost.as_ref().map(|(generation, _)| generation);
-        let (beat, item) = self.run_unrefused(&self.scripts.sweep, &keys, generation, &rosters, &call).await?;
+        let (beat, item) = self.run_unrefused(&self.scripts.sweep, partition, generation, &rosters, &call).await?;
         Ok(codec::swept(beat, item)?)
     }
 
     async fn audit(&self, partition: PartitionId, cursor: Option<String>) -> Result<Option<String>, StoreError> {
         let keys = self.keys.partition(partition);
-        let mut walk = Walk::begin(&keys, self.reader().await?).await?;
+        let mut walk = Walk::begin(&keys, self.reader(partition).await?).await?;
         let next = walk.page(&Cursor::from_text(cursor.as_deref())).await?;
         while !walk.suspects.is_empty() {
             let suspects = walk.suspects.cut();
             let (rosters, call) = codec::audit_call(&suspects);
-            self.run_unrefused(&self.scripts.audit, &keys, None, &rosters, &call).await?;
+            self.run_unrefused(&self.scripts.audit, partition, None, &rosters, &call).await?;
         }
         Ok(next.text())
     }
@@ -347,7 +393,7 @@ impl Store for Redis {
 
     async fn forget_user(&self, user: &UserName) -> Result<(), StoreError> {
         let partition = self.partition_of(&RosterKey::User(user.clone()));
-        self.command(redis::cmd("DEL").arg(self.keys.partition(partition).person(user))).await
+        self.command(partition, redis::cmd("DEL").arg(self.keys.partition(partition).person(user))).await
     }
 
     async fn names(
@@ -365,10 +411,12 @@ impl Store for Redis {
     }
 
     async fn freeze(&self, name: &str, text: &str) -> Result<(), StoreError> {
-        self.command(redis::cmd("SET").arg(self.frozen_key(name)).arg(text).arg("EX").arg(60)).await
+        let (partition, key) = self.frozen_at(name);
+        self.command(partition, redis::cmd("SET").arg(key).arg(text).arg("EX").arg(60)).await
     }
 
     async fn thaw(&self, name: &str) -> Result<Option<String>, StoreError> {
-        self.command(redis::cmd("GET").arg(self.frozen_key(name))).await
+        let (partition, key) = self.frozen_at(name);
+        self.command(partition, redis::cmd("GET").arg(key)).await
     }
 }

@@ -1,9 +1,9 @@
 //! Plain reads: no script, so that a large roster costs Redis as little as it can. What belongs together is read in one MULTI.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, btree_map::Entry};
 
 use futures_util::future::try_join_all;
-use redis::{FromRedisValue, Pipeline, Value, aio::MultiplexedConnection};
+use redis::{FromRedisValue, Pipeline, RedisError, Value, aio::MultiplexedConnection};
 
 use super::{Redis, client::failed, codec, keys::Keys};
 use crate::{
@@ -57,23 +57,60 @@ impl Answers {
 }
 
 impl Redis {
-    /// A connection for plain reads.
-    pub(super) async fn reader(&self) -> Result<MultiplexedConnection, StoreError> {
-        let pooled = self.pool.get().await.map_err(|error| match error {
-            deadpool_redis::PoolError::Backend(error) => failed(&error),
-            other => StoreError::Unavailable(other.to_string()),
+    /// A connection for plain reads of a partition.
+    pub(super) async fn reader(&self, partition: PartitionId) -> Result<MultiplexedConnection, StoreError> {
+        let pooled = self.topology.node_of(partition)?.pool().get().await.map_err(|error| match error {
+            deadpool_redis::PoolError::Backend(error) => self.reading_failed(&error),
+            other => {
+                self.topology.doubt();
+                StoreError::Unavailable(other.to_string())
+            }
         })?;
         // The connection is shared by its nature: it goes back at once, and others may use it while we wait.
         Ok((*pooled).clone())
     }
 
-    pub(super) async fn command<T: FromRedisValue>(&self, command: &redis::Cmd) -> Result<T, StoreError> {
-        command.query_async(&mut self.reader().await?).await.map_err(|error| failed(&error))
+    fn reading_failed(&self, error: &RedisError) -> StoreError {
+        self.topology.doubt();
+        failed(error)
     }
 
-    async fn ask(&self, connection: &MultiplexedConnection, pipe: &Pipeline) -> Result<Answers, StoreError> {
-        let answers: Vec<Value> = pipe.query_async(&mut connection.clone()).await.map_err(|error| failed(&error))?;
+    pub(super) async fn command<T: FromRedisValue>(
+        &self,
+        partition: PartitionId,
+        command: &redis::Cmd,
+    ) -> Result<T, StoreError> {
+        let answer = command.query_async(&mut self.reader(partition).await?).await;
+        answer.map_err(|error| self.reading_failed(&error))
+    }
+
+    async fn ask(&self, mut connection: MultiplexedConnection, pipe: &Pipeline) -> Result<Answers, StoreError> {
+        let answers: Vec<Value> =
+            pipe.query_async(&mut connection).await.map_err(|error| self.reading_failed(&error))?;
         Ok(Answers(answers.into_iter()))
+    }
+
+    /// Asks a partition at one moment.
+    async fn ask_partition(&self, partition: PartitionId, pipe: &Pipeline) -> Result<Answers, StoreError> {
+        self.ask(self.reader(partition).await?, pipe).await
+    }
+
+    /// A connection for each of these partitions; one for those that share a server.
+    async fn readers(
+        &self,
+        partitions: impl Iterator<Item = PartitionId>,
+    ) -> Result<HashMap<PartitionId, MultiplexedConnection>, StoreError> {
+        let table = self.topology.table().borrow().clone();
+        let table = table.ok_or_else(|| StoreError::Unavailable("it is not known yet where the data is".into()))?;
+        let (mut by_home, mut readers) = (BTreeMap::new(), HashMap::new());
+        for partition in partitions {
+            let connection = match by_home.entry(table.home(partition)) {
+                Entry::Occupied(entry) => MultiplexedConnection::clone(entry.get()),
+                Entry::Vacant(entry) => entry.insert(self.reader(partition).await?).clone(),
+            };
+            readers.insert(partition, connection);
+        }
+        Ok(readers)
     }
 
     /// A MULTI that begins with the epoch.
@@ -83,8 +120,10 @@ impl Redis {
         pipe
     }
 
-    pub(super) fn frozen_key(&self, name: &str) -> String {
-        self.keys.partition(Keys::partition_of(name, self.partitions)).frozen(name)
+    /// Where a frozen text is kept.
+    pub(super) fn frozen_at(&self, name: &str) -> (PartitionId, String) {
+        let partition = Keys::partition_of(name, self.partitions);
+        (partition, self.keys.partition(partition).frozen(name))
     }
 
     pub(super) async fn read_roster(&self, roster: &RosterKey) -> Result<Reading, StoreError> {
@@ -92,7 +131,7 @@ impl Redis {
         let (keys, name) = (self.keys.partition(partition), roster.to_string());
         let mut pipe = self.pipe(partition);
         pipe.cmd("HGET").arg(keys.versions()).arg(&name).cmd("HGETALL").arg(keys.rows(&name));
-        let mut answers = self.ask(&self.reader().await?, &pipe).await?;
+        let mut answers = self.ask_partition(partition, &pipe).await?;
         let Head { epoch, settling } = answers.head()?;
         Ok(Reading { epoch, settling, number: answers.next()?, rows: answers.rows()? })
     }
@@ -115,11 +154,11 @@ impl Redis {
         if groups.is_empty() {
             return Ok(Vec::new());
         }
-        let connection = self.reader().await?;
+        let readers = self.readers(groups.iter().map(|(partition, _)| *partition)).await?;
         let asked = groups.iter().map(|(partition, group)| {
             let mut pipe = self.pipe(*partition);
             group.iter().for_each(|index| add(&mut pipe, *partition, &wanted[*index]));
-            let connection = &connection;
+            let connection = readers[partition].clone();
             async move { self.ask(connection, &pipe).await }
         });
         for ((_, group), mut answers) in groups.iter().zip(try_join_all(asked).await?) {
@@ -158,7 +197,7 @@ impl Redis {
             let names: Vec<String> = chunk.iter().map(RosterKey::to_string).collect();
             pipe.cmd("HMGET").arg(&versions).arg(names);
         }
-        let mut answers = self.ask(&self.reader().await?, &pipe).await?;
+        let mut answers = self.ask_partition(partition, &pipe).await?;
         let Head { epoch, settling } = answers.head()?;
         let mut numbers = Vec::with_capacity(rosters.len());
         for _ in rosters.chunks(CHUNK) {
@@ -221,7 +260,7 @@ impl Redis {
         };
         // No name contains the byte 0xff: every name with the prefix sorts before it.
         let to = [b"(", prefix.as_bytes(), &[0xff]].concat();
-        let connection = self.reader().await?;
+        let readers = self.readers(0..self.partitions).await?;
         let asked = (0..self.partitions).map(|partition| {
             let keys = self.keys.partition(partition);
             let key = match index {
@@ -230,10 +269,10 @@ impl Redis {
             };
             let mut command = redis::cmd("ZRANGEBYLEX");
             command.arg(key).arg(&from).arg(&to).arg("LIMIT").arg(0).arg(most);
-            let mut connection = connection.clone();
+            let mut connection = readers[&partition].clone();
             async move { command.query_async::<Vec<String>>(&mut connection).await }
         });
-        let found = try_join_all(asked).await.map_err(|error| failed(&error))?;
+        let found = try_join_all(asked).await.map_err(|error| self.reading_failed(&error))?;
         let mut names: Vec<String> = found.into_iter().flatten().collect();
         names.sort_unstable();
         names.truncate(most);
@@ -241,7 +280,7 @@ impl Redis {
     }
 
     pub(super) async fn read_totals(&self) -> Result<Totals, StoreError> {
-        let connection = self.reader().await?;
+        let readers = self.readers(0..self.partitions).await?;
         let mut totals = Totals::default();
         let mut instances: BTreeMap<Generation, (std::sync::Arc<str>, u64)> = BTreeMap::new();
         for partition in 0..self.partitions {
@@ -249,7 +288,7 @@ impl Redis {
             let mut pipe = redis::pipe();
             pipe.cmd("ZCARD").arg(keys.online()).cmd("ZCARD").arg(keys.occupied());
             pipe.cmd("HGETALL").arg(keys.instances_info());
-            let mut answers = self.ask(&connection, &pipe).await?;
+            let mut answers = self.ask(readers[&partition].clone(), &pipe).await?;
             totals.users += answers.next::<u64>()?;
             totals.channels += answers.next::<u64>()?;
             let info: Vec<(Generation, String)> = answers
@@ -261,7 +300,7 @@ impl Redis {
             for (generation, _) in &info {
                 pipe.cmd("SCARD").arg(keys.held_users(&generation.to_string()));
             }
-            let mut answers = self.ask(&connection, &pipe).await?;
+            let mut answers = self.ask(readers[&partition].clone(), &pipe).await?;
             for (generation, info) in info {
                 let version = info.splitn(3, ' ').nth(2).unwrap_or_default();
                 instances.entry(generation).or_insert((version.into(), 0)).1 += answers.next::<u64>()?;
@@ -285,7 +324,7 @@ impl Redis {
             _ => (keys.held_users(&generation.to_string()), true),
         };
         let scan = redis::cmd("SSCAN").arg(key).arg(at).arg("COUNT").arg(most.max(1)).to_owned();
-        let (next, members): (String, Vec<String>) = self.command(&scan).await?;
+        let (next, members): (String, Vec<String>) = self.command(partition, &scan).await?;
         let rows = members.iter().filter_map(|member| {
             let (roster, connection) = codec::place(member)?;
             Some((roster, connection?))

@@ -9,6 +9,9 @@ local pack = cmsgpack.pack
 local AT = cmsgpack.unpack(ARGV[1])
 local CALL = cmsgpack.unpack(ARGV[2])
 local PREFIX, CANDIDATE, RENEW_MS, LEASE_MS, SETTLE_MS, SEEN_S = AT[1], AT[2], AT[3], AT[4], AT[5], AT[6]
+-- Feeds are sharded in a Cluster: they live in the slot of the partition, and whoever hears them is on this server.
+local PUBLISH, NUMSUB = 'PUBLISH', 'NUMSUB'
+if AT[7] then PUBLISH, NUMSUB = 'SPUBLISH', 'SHARDNUMSUB' end
 local EPOCH, CLOCK, LEASES, INFO = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local ENDING, ENDED, ONLINE, OCCUPIED, VERSIONS = KEYS[5], KEYS[6], KEYS[7], KEYS[8], KEYS[9]
 local HELD_USERS, HELD_CHANNELS = KEYS[10], KEYS[11]
@@ -20,13 +23,14 @@ local host, now, epoch, floor, opened, closed
 local terms_differ, known_terms
 
 local function tell(instance, message)
-  call('PUBLISH', instance and (PREFIX .. 'ctl:' .. instance) or (PREFIX .. 'ctl'), pack(message))
+  call(PUBLISH, instance and (PREFIX .. 'ctl:' .. instance) or (PREFIX .. 'ctl'), pack(message))
 end
 
--- The run id of the process that executes this: numbers of another process may be rewound.
+-- Who issues the numbers: a process for as long as it is master without a break. The id of its replication history is new with each start and each
+-- promotion; a run id alone would not tell a master that lost its place, took a copy of somebody else's past, and got its place back.
 local function run_id()
-  local info = call('INFO', 'server')
-  local _, last = string.find(info, 'run_id:', 1, true)
+  local info = call('INFO', 'replication')
+  local _, last = string.find(info, 'master_replid:', 1, true)
   return string.sub(info, last + 1, last + 40)
 end
 

@@ -323,13 +323,13 @@ local function flush()
   end
   -- Who follows later reads later: what nobody hears need not be said.
   for first = 1, #feeds, 1000 do
-    local heard = call('PUBSUB', 'NUMSUB', unpack(feeds, first, math.min(first + 999, #feeds)))
+    local heard = call('PUBSUB', NUMSUB, unpack(feeds, first, math.min(first + 999, #feeds)))
     for i = 2, #heard, 2 do
       if heard[i] > 0 then
         local r = changed[first - 1 + i / 2]
         local users = r.user_count
         if r.is_user then users = r.count > 0 and 1 or 0 end
-        call('PUBLISH', heard[i - 1], pack({ epoch, r.from, r.number, r.starts, users, r.count, r.changes }))
+        call(PUBLISH, heard[i - 1], pack({ epoch, r.from, r.number, r.starts, users, r.count, r.changes }))
       end
     end
   end
