@@ -13,25 +13,31 @@
 #![allow(dead_code, reason = "every test binary compiles the whole harness and uses its own part")]
 #![allow(unused_imports, reason = "as above")]
 
+mod backend;
 mod child;
 mod client;
+mod cluster;
 mod instance;
 mod nginx;
 mod proxy;
 mod redis;
 mod report;
 mod rest;
+mod sentinel;
 pub mod token;
 mod view;
 
+pub use backend::Backend;
 pub use child::Signal;
 pub use client::{Client, Closed, OpError, Received};
+pub use cluster::Cluster;
 pub use instance::Instance;
 pub use nginx::Nginx;
 pub use proxy::Proxy;
-pub use redis::{Redis, Space};
+pub use redis::{Launch, Redis, Space};
 pub use report::Row;
 pub use rest::{Answer, Rest, raw_http, segment};
+pub use sentinel::Sentinels;
 pub use token::{API_KEY, HS256_SECRET, KeyPair, api_key_setting, everything, mint, token, unsigned};
 pub use view::{Level, View, WatchRecord};
 

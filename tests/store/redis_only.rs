@@ -342,10 +342,10 @@ async fn what_does_not_fit_is_refused_with_a_sentence() {
     };
     let sentence = refused(&settings(&redis, "t", 2)).await;
     assert!(sentence.contains('4') && sentence.contains('2') && sentence.contains("redis.partitions"), "{sentence}");
-    redis.command(&["HSET", "t:schema", "number", "9", "min_reader", "8"]).await;
+    redis.command(&["HSET", "t:{0}:schema", "number", "9", "min_reader", "8"]).await;
     let sentence = refused(&settings(&redis, "t", 4)).await;
     assert!(sentence.contains("schema 9"), "{sentence}");
-    redis.command(&["HSET", "t:schema", "number", "9", "min_reader", "1"]).await;
+    redis.command(&["HSET", "t:{0}:schema", "number", "9", "min_reader", "1"]).await;
     connect(&settings(&redis, "t", 4)).await.expect("a newer schema that this program may read");
     let with_url = |url: &str| Settings { url: Some(url.to_owned()), ..settings(&redis, "t", 4) };
     for url in ["http://127.0.0.1/", "redis+sentinel://a", "nonsense", "redis://ann:hunter2@:x/"] {
@@ -372,8 +372,8 @@ async fn two_instances_that_start_at_once_agree_on_the_schema() {
     let settings = settings(&redis, "t", 8);
     let (one, two, three) = tokio::join!(connect(&settings), connect(&settings), connect(&settings));
     one.and(two).and(three).unwrap();
-    assert_eq!(redis.command(&["HGET", "t:schema", "number"]).await, Value::BulkString(b"1".to_vec()));
-    assert_eq!(redis.command(&["EXISTS", "t:schema:lock"]).await, Value::Int(0));
+    assert_eq!(redis.command(&["HGET", "t:{0}:schema", "number"]).await, Value::BulkString(b"1".to_vec()));
+    assert_eq!(redis.command(&["EXISTS", "t:{0}:schema:lock"]).await, Value::Int(0));
 }
 
 #[tokio::test]

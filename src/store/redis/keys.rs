@@ -5,6 +5,9 @@ use crate::domain::{
     roster::Generation,
 };
 
+/// The partition in which the schema stands.
+pub const SCHEMA: u16 = 0;
+
 /// The names under one prefix.
 #[derive(Debug, Clone)]
 pub struct Keys {
@@ -34,14 +37,14 @@ impl Keys {
         Self { prefix: prefix.to_owned() }
     }
 
-    /// hash: `number`, `min_reader`, `partitions`. Belongs to no partition.
+    /// hash: `number`, `min_reader`, `partitions`. Stands in the first partition for all of them: the lock beside it must be in its slot.
     pub fn schema(&self) -> String {
-        format!("{}:schema", self.prefix)
+        self.partition(SCHEMA).named("schema")
     }
 
     /// string: who changes the schema just now.
     pub fn schema_lock(&self) -> String {
-        format!("{}:schema:lock", self.prefix)
+        self.partition(SCHEMA).named("schema:lock")
     }
 
     /// The names of a partition.

@@ -4,7 +4,11 @@ use std::time::Duration;
 
 use redis::{Script, aio::MultiplexedConnection};
 
-use super::{client::failed, keys::Keys, topology::Topology};
+use super::{
+    client::failed,
+    keys::{Keys, SCHEMA},
+    topology::Topology,
+};
 use crate::store::StoreError;
 
 /// The steps, in order; the last one's number is the schema's.
@@ -32,7 +36,7 @@ fn header_number(step: &str, name: &str) -> u64 {
 /// # Errors
 /// [`StoreError::Unusable`] where a newer program has written what this one cannot read, or the partitions differ.
 pub async fn ensure(topology: &Topology, keys: &Keys, partitions: u16) -> Result<(), StoreError> {
-    let mut connection = topology.connected(&*topology.schema_node()?).await?.connection;
+    let mut connection = topology.connected(&*topology.node_of(SCHEMA)?).await?.connection;
     let connection = &mut connection;
     let ours = STEPS.len() as u64;
     for _ in 0..WAITS.0 {

@@ -23,7 +23,7 @@ use self::{
     audit::{Cursor, Walk},
     client::{Connector, failed, is_refusal},
     codec::{Item, Rosters, Unreadable},
-    keys::Keys,
+    keys::{Keys, SCHEMA},
     scripts::Scripts,
     topology::{Node, Topology},
 };
@@ -215,7 +215,7 @@ impl Redis {
     /// Redis may have been emptied, or be another one, since the last time.
     async fn ensure_schema(&self) -> Result<(), StoreError> {
         let mut ensured = self.schema_line.lock().await;
-        let node = self.topology.schema_node()?;
+        let node = self.topology.node_of(SCHEMA)?;
         let line = match self.topology.connected(&node).await {
             Ok(line) => line,
             // Of a Cluster the other servers go on; what was in order once is.

@@ -39,7 +39,6 @@ const OTHERS: Duration = Duration::from_millis(100);
 #[derive(Debug, PartialEq, Eq)]
 pub struct Table {
     homes: Vec<Home>,
-    schema: Home,
 }
 
 impl Table {
@@ -103,7 +102,7 @@ type Masters = Vec<HashMap<String, String>>;
 pub struct Topology {
     connector: Connector,
     partitions: u16,
-    /// A key of each partition, then that of the schema.
+    /// A key of each partition.
     samples: Vec<String>,
     /// Their slots, in a Cluster.
     slots: OnceCell<Vec<u16>>,
@@ -118,11 +117,11 @@ pub struct Topology {
 impl Topology {
     /// Knows nothing yet, but for a single server where it is.
     pub fn new(connector: Connector, keys: &Keys, partitions: u16) -> Arc<Self> {
-        let samples = (0..partitions).map(|partition| keys.partition(partition).epoch()).chain([keys.schema()]);
+        let samples = (0..partitions).map(|partition| keys.partition(partition).epoch());
         let table = match connector.kind() {
             Kind::Server => {
                 let homes = vec![Home::Fixed; usize::from(partitions)];
-                Some(Arc::new(Table { homes, schema: Home::Fixed }))
+                Some(Arc::new(Table { homes }))
             }
             Kind::Sentinel | Kind::Cluster => None,
         };
@@ -210,15 +209,6 @@ impl Topology {
         self.node(table.home(partition))
     }
 
-    /// The server that keeps the schema.
-    ///
-    /// # Errors
-    /// Where it is not known.
-    pub fn schema_node(&self) -> Result<Arc<Node>, StoreError> {
-        let table = self.known()?;
-        self.node(&table.schema)
-    }
-
     /// The line to a server, or a new one.
     ///
     /// # Errors
@@ -278,7 +268,7 @@ impl Topology {
         if is_news {
             let homes: Vec<String> = table.homes().into_iter().map(ToString::to_string).collect();
             tracing::info!(servers = homes.join(" "), "this is where the data is");
-            self.nodes().retain(|home, _| table.homes.contains(home) || table.schema == *home);
+            self.nodes().retain(|home, _| table.homes.contains(home));
             self.table.send_replace(Some(Arc::new(table)));
         }
         Ok(())
@@ -301,7 +291,7 @@ impl Topology {
         let answers = most_of(asked).await?;
         let best = answers.into_iter().flatten().max_by_key(|(epoch, _)| *epoch);
         let (_, home) = best.ok_or_else(|| unusable(format!("no Sentinel knows a master by the name `{master}`")))?;
-        Ok(Table { homes: vec![home.clone(); usize::from(self.partitions)], schema: home })
+        Ok(Table { homes: vec![home; usize::from(self.partitions)] })
     }
 
     /// The slots as the node with the latest configuration sees them.
@@ -332,10 +322,9 @@ impl Topology {
         });
         let answers = most_of(asked).await?;
         let best = answers.into_iter().flatten().max_by_key(|(rank, _)| *rank);
-        let (_, mut homes) =
+        let (_, homes) =
             best.ok_or_else(|| StoreError::Unavailable("some slots of the Cluster are with nobody".into()))?;
-        let schema = homes.pop().expect("the schema is the last sample");
-        Ok(Table { homes, schema })
+        Ok(Table { homes })
     }
 
     /// The slots of the samples, as the Cluster itself computes them.
