@@ -9,5 +9,7 @@ mod model;
 mod redis_only;
 #[path = "store/suite.rs"]
 mod suite;
+#[path = "store/topologies.rs"]
+mod topologies;
 #[path = "store/world.rs"]
 mod world;

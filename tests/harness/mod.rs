@@ -77,12 +77,14 @@ where
     }
 }
 
-/// A port that was free a moment ago. Whoever takes it must be ready to try another.
+/// A port that was free a moment ago, below those that the system gives to whoever connects somewhere: so it stays free while nobody listens on it.
 pub fn free_port() -> u16 {
-    std::net::TcpListener::bind(("127.0.0.1", 0))
-        .and_then(|listener| listener.local_addr())
-        .expect("loopback has free ports")
-        .port()
+    loop {
+        let port = rand::random_range(10_000..32_000);
+        if std::net::TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
 }
 
 /// A short random text, for prefixes and names that must not meet those of another test.

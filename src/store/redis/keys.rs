@@ -85,7 +85,7 @@ impl PartitionKeys {
         format!("{}{name}", self.stem)
     }
 
-    /// hash: `id`, `run`, `opened`, `closed`, `floor`.
+    /// hash: `id`, `run`, `opened`, `closed`, `floor`, `history`.
     pub fn epoch(&self) -> String {
         self.named("epoch")
     }

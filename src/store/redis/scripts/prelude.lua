@@ -26,12 +26,16 @@ local function tell(instance, message)
   call(PUBLISH, instance and (PREFIX .. 'ctl:' .. instance) or (PREFIX .. 'ctl'), pack(message))
 end
 
--- Who issues the numbers: a process for as long as it is master without a break. The id of its replication history is new with each start and each
--- promotion; a run id alone would not tell a master that lost its place, took a copy of somebody else's past, and got its place back.
-local function run_id()
-  local info = call('INFO', 'replication')
-  local _, last = string.find(info, 'master_replid:', 1, true)
-  return string.sub(info, last + 1, last + 40)
+-- Who issues the numbers: the process, its replication history, and whether that began with somebody else's. A process alone is not enough: a master may
+-- lose its place, take a copy of another's past, and get its place back. Its history is another then, and names the one that it follows.
+-- A history is also new when a first replica comes or has long been gone, and follows none then: that is no reason for new numbers.
+local function issuer()
+  local info = call('INFO', 'server', 'replication')
+  local function of(name)
+    local _, last = string.find(info, name, 1, true)
+    return string.sub(info, last + 1, last + 40)
+  end
+  return of('run_id:'), of('master_replid:'), string.find(of('master_replid2:'), '[^0]') ~= nil
 end
 
 local function begin()
@@ -47,14 +51,17 @@ local function begin()
   if clock[2] then
     now = now + math.min(math.max(host - tonumber(clock[2]), 0), RENEW_MS + SLACK_MS)
   end
-  local run = run_id()
-  local stored = call('HMGET', EPOCH, 'id', 'run', 'opened', 'closed', 'floor')
+  local run, history, follows = issuer()
+  local stored = call('HMGET', EPOCH, 'id', 'run', 'opened', 'closed', 'floor', 'history')
   epoch, opened, closed = stored[1], tonumber(stored[3]), stored[4] == '1'
   floor = tonumber(stored[5] or 0)
-  if not epoch or stored[2] ~= run then
+  local same = stored[6] == history
+  if not epoch or stored[2] ~= run or (not same and follows) then
     epoch, opened, closed = CANDIDATE, now, false
-    call('HSET', EPOCH, 'id', epoch, 'run', run, 'opened', now, 'closed', 0)
+    call('HSET', EPOCH, 'id', epoch, 'run', run, 'opened', now, 'closed', 0, 'history', history)
     tell(nil, { 'epoch', epoch })
+  elseif not same then
+    call('HSET', EPOCH, 'history', history)
   end
 end
 
