@@ -15,6 +15,7 @@
 
 mod child;
 mod client;
+mod crowd;
 mod instance;
 mod nginx;
 mod proxy;
@@ -25,7 +26,8 @@ pub mod token;
 mod view;
 
 pub use child::Signal;
-pub use client::{Client, Closed, OpError, Received};
+pub use client::{Client, Closed, OpError, Received, Told};
+pub use crowd::{Crowd, Doors, Farewell, Person, Plan, Visit};
 pub use instance::Instance;
 pub use nginx::Nginx;
 pub use proxy::Proxy;
