@@ -3,3 +3,12 @@
 //! What runs within seconds is part of `make test`. The rest is marked `ignore` and runs with `make chaos`, which also writes `docs/failures.md`.
 
 mod harness;
+
+#[path = "chaos/crash.rs"]
+mod crash;
+#[path = "chaos/idle.rs"]
+mod idle;
+#[path = "chaos/rolling.rs"]
+mod rolling;
+#[path = "chaos/stage.rs"]
+mod stage;

@@ -1,7 +1,9 @@
 //! A client of the native WebSocket that believes nothing it has not checked.
 
+mod again;
 mod books;
 mod seen;
+mod told;
 
 use std::{
     sync::{
@@ -21,6 +23,7 @@ use tokio_tungstenite::tungstenite::{self, Message, client::IntoClientRequest as
 
 pub use books::{Closed, OpError, Received};
 use books::{Sent, Shared, Socket, close, read};
+pub use told::Told;
 
 use super::{DEADLINE, token, view::Level};
 

@@ -17,6 +17,7 @@ mod backend;
 mod child;
 mod client;
 mod cluster;
+mod crowd;
 mod instance;
 mod nginx;
 mod proxy;
@@ -29,8 +30,9 @@ mod view;
 
 pub use backend::Backend;
 pub use child::Signal;
-pub use client::{Client, Closed, OpError, Received};
+pub use client::{Client, Closed, OpError, Received, Told};
 pub use cluster::Cluster;
+pub use crowd::{Crowd, Doors, Farewell, Person, Plan, Visit};
 pub use instance::Instance;
 pub use nginx::Nginx;
 pub use proxy::Proxy;

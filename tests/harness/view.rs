@@ -138,7 +138,7 @@ impl View {
 
     /// Whether there is a whole snapshot behind this view.
     pub fn is_complete(&self) -> bool {
-        !self.epoch.is_empty()
+        !self.epoch.is_empty() && self.phase != Phase::Pages
     }
 
     /// The members by user, or by connection at that level.
