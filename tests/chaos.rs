@@ -4,10 +4,16 @@
 
 mod harness;
 
+#[path = "chaos/cluster.rs"]
+mod cluster;
 #[path = "chaos/crash.rs"]
 mod crash;
+#[path = "chaos/failover.rs"]
+mod failover;
 #[path = "chaos/idle.rs"]
 mod idle;
+#[path = "chaos/load.rs"]
+mod load;
 #[path = "chaos/rolling.rs"]
 mod rolling;
 #[path = "chaos/stage.rs"]

@@ -130,7 +130,7 @@ impl<R> Stage<R> {
     }
 
     /// Those who watch: the witnesses, and of the crowd who stays and watches.
-    fn watching<'a>(&'a self, crowd: &'a Crowd) -> impl Iterator<Item = &'a Person> {
+    pub fn watching<'a>(&'a self, crowd: &'a Crowd) -> impl Iterator<Item = &'a Person> {
         let of_crowd = crowd.people.iter().filter(|person| person.stays() && !person.plan().watches.is_empty());
         self.witnesses.iter().chain(of_crowd)
     }

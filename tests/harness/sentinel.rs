@@ -6,6 +6,8 @@ use super::{DEADLINE, Launch, Redis, Space, child::Owned, eventually, free_port,
 
 /// By which name they know the master.
 const NAME: &str = "presence";
+/// Who replicas say they are, so that a master can send them away without sending others away.
+const REPLICA: [&str; 2] = ["replica", "replicates"];
 /// As many must agree that a master is dead.
 const QUORUM: usize = 2;
 
@@ -19,11 +21,18 @@ pub struct Sentinels {
 impl Sentinels {
     /// Starts everything and waits until the replica is up to date and all know each other. `second` is how the replica is started.
     pub async fn start(second: Launch) -> Self {
-        let first = Redis::launch(Launch::with(&["--repl-diskless-sync-delay", "0"])).await;
+        let [name, password] = REPLICA;
+        let launch = |mut launch: Launch| async move {
+            let more = ["--repl-diskless-sync-delay", "0", "--masteruser", name, "--masterauth", password];
+            launch.arguments.extend(more.map(str::to_owned));
+            let server = Redis::launch(launch).await;
+            server
+                .command(&["ACL", "SETUSER", name, "on", &format!(">{password}"), "+psync", "+replconf", "+ping"])
+                .await;
+            server
+        };
+        let (first, second) = tokio::join!(launch(Launch::default()), launch(second));
         let port = first.port().to_string();
-        let mut launch = second;
-        launch.arguments.extend(["--repl-diskless-sync-delay", "0"].map(str::to_owned));
-        let second = Redis::launch(launch).await;
         second.command(&["REPLICAOF", "127.0.0.1", &port]).await;
         eventually(DEADLINE, async || second.info("replication", "master_link_status").await == "up").await;
         let directory = tempfile::tempdir().expect("a temporary directory can be made");
@@ -61,6 +70,25 @@ impl Sentinels {
     /// One of the two servers, to be stopped or started again.
     pub fn server_mut(&mut self, place: usize) -> &mut Redis {
         &mut self.servers[place]
+    }
+
+    /// From now on the replica of this master gets nothing new.
+    pub async fn lag(&self, master: usize) {
+        self.servers[master].command(&["ACL", "SETUSER", REPLICA[0], "off"]).await;
+        self.servers[master].command(&["CLIENT", "KILL", "TYPE", "replica"]).await;
+    }
+
+    /// Starts a server that was killed: the Sentinels make it a replica of the other, and it comes up to date.
+    pub async fn start_again(&mut self, place: usize) {
+        self.servers[place].start_again().await;
+        let server = &self.servers[place];
+        let [name, password] = REPLICA;
+        server.command(&["ACL", "SETUSER", name, "on", &format!(">{password}"), "+psync", "+replconf", "+ping"]).await;
+        let is_replica = async || {
+            server.info("replication", "role").await == "slave"
+                && server.info("replication", "master_link_status").await == "up"
+        };
+        eventually(2 * DEADLINE, is_replica).await;
     }
 
     /// Asks one Sentinel.
