@@ -1,9 +1,6 @@
 //! People who change their states all the time, and what of that has to be there in the end.
 
-use std::{
-    sync::Arc,
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use futures_util::future::join_all;
 use serde_json::json;
@@ -44,7 +41,7 @@ impl Load {
         Self { counting: counting.collect(), end }
     }
 
-    /// All stop, and everybody who watches, and REST, sees of each what was acknowledged last, or what was said after that. Returns how many changes
+    /// All stop, and everybody who watches, and REST, sees of each who is still there what was acknowledged last, or what was said after that. Returns how many changes
     /// were acknowledged.
     pub async fn end<R>(self, stage: &Stage<R>, crowd: &Crowd) -> usize {
         self.end.send_replace(true);
@@ -52,6 +49,9 @@ impl Load {
         for (user, channel, counting) in self.counting {
             let counted = counting.await.expect("nobody falls");
             acknowledged += counted.times;
+            if !crowd.living(&channel).contains(&user) {
+                continue;
+            }
             let is_right = |state: &serde_json::Value| {
                 let shown = state["count"].as_u64().unwrap_or(0);
                 (counted.acknowledged..=counted.said).contains(&shown)
@@ -83,7 +83,7 @@ impl Load {
 async fn count(person: &Person, ended: &watch::Receiver<bool>) -> Counted {
     let channel = &person.plan().joins[0];
     let mut counted = Counted::default();
-    while !*ended.borrow() {
+    while !*ended.borrow() && person.stays() {
         counted.said += 1;
         // Refused or unanswered, it may still come to be.
         if person.client().update(channel, json!({"count": counted.said})).await.is_ok() {
