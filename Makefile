@@ -17,7 +17,8 @@ setup: ## Get what the tests need beside Rust
 
 test: setup ## All tests: Rust against real Redis and nginx, the page in a browser, the OpenAPI document against the server
 	cargo test --locked --features test-hooks
-	ROLLCALL_TEST_PARTITIONS=4 cargo test --locked --features test-hooks --test native
+	ROLLCALL_TEST_REDIS=cluster cargo test --locked --features test-hooks --test native
+	ROLLCALL_TEST_REDIS=valkey cargo test --locked --features test-hooks --test native
 	cd tests/browser && PATH="$(CURDIR)/.node/node_modules/.bin:$$PATH" ROLLCALL_BIN="$(BINARY)" CHROMIUM="$${CHROMIUM:-$$($(CURDIR)/script/browser)}" node --test
 	ROLLCALL_BIN="$(BINARY)" tests/openapi/run
 
