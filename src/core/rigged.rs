@@ -2,7 +2,7 @@
 
 use std::sync::{
     Arc,
-    atomic::{AtomicUsize, Ordering},
+    atomic::{AtomicBool, AtomicUsize, Ordering},
 };
 
 use async_trait::async_trait;
@@ -31,6 +31,8 @@ pub(crate) struct Rigged {
     pub away: AtomicUsize,
     /// As many renewals fail.
     pub deaf: AtomicUsize,
+    /// The partition of users settles.
+    pub users_settle: AtomicBool,
     /// Every first page of what a generation holds is empty though others follow.
     pub empty_pages: bool,
 }
@@ -38,7 +40,17 @@ pub(crate) struct Rigged {
 impl Rigged {
     pub fn open(instance: &str) -> (Self, Arc<MemoryFeed>) {
         let (memory, feed) = Memory::open(TERMS, instance, 30);
-        (Self { memory, apart: false, away: 0.into(), deaf: 0.into(), empty_pages: false }, feed)
+        (
+            Self {
+                memory,
+                apart: false,
+                away: 0.into(),
+                deaf: 0.into(),
+                users_settle: false.into(),
+                empty_pages: false,
+            },
+            feed,
+        )
     }
 
     fn fails(count: &AtomicUsize) -> Result<(), StoreError> {
@@ -74,7 +86,10 @@ impl Store for Rigged {
 
     async fn sweep(&self, partition: PartitionId, sweep: &Sweep, most: usize) -> Result<Swept, StoreError> {
         Self::fails(&self.away)?;
-        self.memory.sweep(partition, sweep, most).await
+        let mut swept = self.memory.sweep(partition, sweep, most).await?;
+        swept.due.retain(|due| self.partition_of(&due.roster) == partition);
+        swept.beat.settling |= self.apart && partition == 0 && self.users_settle.load(Ordering::Relaxed);
+        Ok(swept)
     }
 
     async fn audit(&self, partition: PartitionId, cursor: Option<String>) -> Result<Option<String>, StoreError> {

@@ -3,6 +3,7 @@
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
+use futures_util::future::join_all;
 use rand::RngExt as _;
 use tokio::time::{Instant, sleep, timeout};
 
@@ -145,13 +146,16 @@ impl Sweeper {
             })
             .collect();
         let asked: Vec<_> = users.iter().flatten().cloned().collect();
-        // A user's partition that cannot be asked means: later.
         let answer = if asked.is_empty() { Ok(Vec::new()) } else { self.store.rows(&asked).await };
         let unreachable = answer.is_err();
+        let settling = self.settling(asked.iter().map(|(user, _)| user)).await;
         let mut found = answer.unwrap_or_default().into_iter();
         let mut top = std::collections::HashMap::new();
         for ((key, row), user) in channels.into_iter().zip(rows).zip(users) {
             let Some(row) = row else { continue };
+            let is_doubtful = |user: &(RosterKey, _)| settling.contains(&self.store.partition_of(&user.0));
+            // A user's partition that cannot be asked, or may say something else in a moment, means: later.
+            let later = user.as_ref().is_some_and(|user| unreachable || is_doubtful(user));
             let user_row = user.and_then(|_| found.next()).flatten();
             let taken_over = user_row.is_some_and(|user_row| match &key.0 {
                 RosterKey::Channel(channel) => {
@@ -159,8 +163,7 @@ impl Sweeper {
                 }
                 RosterKey::User(_) => false,
             });
-            let may_go =
-                if taken_over || (unreachable && matches!(key.0, RosterKey::Channel(_))) { 0 } else { row.take };
+            let may_go = if taken_over || later { 0 } else { row.take };
             top.insert(key, may_go);
         }
         let with_top = due.into_iter().map(|due| {
@@ -169,6 +172,19 @@ impl Sweeper {
             (due, may_go)
         });
         Ok(with_top.collect())
+    }
+
+    /// Other partitions of these rosters whose rows may be older than what was acknowledged. Asked of a script, for a copy that has just been promoted
+    /// calls itself settled until one has looked.
+    async fn settling(&self, rosters: impl Iterator<Item = &RosterKey>) -> HashSet<PartitionId> {
+        let others: HashSet<PartitionId> =
+            rosters.map(|roster| self.store.partition_of(roster)).filter(|other| *other != self.partition).collect();
+        let looked = others.into_iter().map(async |other| {
+            let swept = self.store.sweep(other, &Sweep::default(), 0).await;
+            (other, swept.is_ok_and(|swept| !swept.beat.settling))
+        });
+        let looked = join_all(looked).await;
+        looked.into_iter().filter(|(_, is_settled)| !is_settled).map(|(other, _)| other).collect()
     }
 
     /// Lets go of what the store thinks this instance holds and it does not know; sends again what the store should know and does not.

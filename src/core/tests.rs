@@ -113,10 +113,8 @@ async fn join(session: &mut Session) -> Result<Reply, Error> {
     session.execute(join, &nobody()).await
 }
 
-#[tokio::test(start_paused = true)]
-async fn who_was_held_by_a_dead_instance_leaves_though_a_page_of_its_list_is_empty() {
-    let (mut store, feed) = Rigged::open("me");
-    store.empty_pages = true;
+/// A connection that an instance holds in a channel which will not be heard of again.
+async fn held_by_a_dead_instance(store: &Rigged) -> ConnectionId {
     let dead = Generation { instance: "dead".into(), number: 1 };
     let renewal =
         Renewal { generation: dead.clone(), link: 1, version: "test".into(), known: None, done: true, bye: false };
@@ -137,7 +135,14 @@ async fn who_was_held_by_a_dead_instance_leaves_though_a_page_of_its_list_is_emp
     });
     let batch = Batch { generation: dead, link: 1, epoch: beat.epoch, entries: entries.into() };
     store.memory.write(0, &batch).await.unwrap().unwrap();
+    connection
+}
 
+#[tokio::test(start_paused = true)]
+async fn who_was_held_by_a_dead_instance_leaves_though_a_page_of_its_list_is_empty() {
+    let (mut store, feed) = Rigged::open("me");
+    store.empty_pages = true;
+    let connection = held_by_a_dead_instance(&store).await;
     let scene = Scene::over((store, feed));
     tokio::time::sleep(Duration::from_secs(17)).await;
     assert!(scene.stay(&connection).await.is_some(), "its grace goes on");
@@ -215,4 +220,18 @@ async fn stopping_writes_every_end_gives_the_lease_back_and_does_not_register_ag
     assert_eq!(scene.stay(&bye.connection).await, None);
     tokio::time::sleep(Duration::from_secs(9)).await;
     assert!(scene.store.memory.totals().await.unwrap().instances.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_place_in_a_channel_stays_while_the_users_partition_may_be_about_to_say_that_somebody_has_it() {
+    let (mut store, feed) = Rigged::open("me");
+    store.apart = true;
+    store.users_settle = true.into();
+    let connection = held_by_a_dead_instance(&store).await;
+    let scene = Scene::over((store, feed));
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert!(scene.stay(&connection).await.is_some());
+    scene.store.users_settle.store(false, Ordering::Relaxed);
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert_eq!(scene.stay(&connection).await, None);
 }
