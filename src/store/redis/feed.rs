@@ -21,6 +21,7 @@ use super::{
     client::{ANSWER, Connector, failed},
     codec,
     keys::{Keys, PartitionKeys},
+    lag::Lag,
 };
 use crate::{
     domain::name::RosterKey,
@@ -53,6 +54,7 @@ struct Shared {
     wanted: Mutex<Wanted>,
     work: Notify,
     queue: Queue,
+    lag: Lag,
     /// Counts the rounds in which subscriptions were brought in line; who waits for one looks after each.
     rounds: watch::Sender<u64>,
 }
@@ -87,6 +89,9 @@ impl RedisFeed {
     }
 
     fn open_shared(redis: &Redis, shared: Arc<Shared>, ear: Option<Ear>) -> Arc<Self> {
+        if ear.is_none() {
+            shared.lag.lost();
+        }
         let keep = shared.clone().keep(redis.connector.clone(), redis.pool.clone(), ear);
         let task = vital::spawn("feed", keep);
         Arc::new(Self { shared, task })
@@ -146,6 +151,10 @@ impl Feed for RedisFeed {
     async fn next(&self) -> FeedEvent {
         self.shared.queue.next().await
     }
+
+    fn lag(&self) -> Duration {
+        self.shared.lag.now()
+    }
 }
 
 /// A connection and the task that reads it.
@@ -173,6 +182,7 @@ impl Shared {
             wanted: Mutex::default(),
             work: Notify::new(),
             queue: Queue::new(QUEUE),
+            lag: Lag::default(),
             rounds: watch::Sender::new(0),
         })
     }
@@ -245,6 +255,7 @@ impl Shared {
                 let why = self.serve(&pool, &mut ear).await;
                 tracing::warn!(why, "the feed connection is lost");
                 self.queue.lose();
+                self.lag.lost();
             }
             let mut pause = PAUSE.0;
             while ear.is_none() {
@@ -259,6 +270,7 @@ impl Shared {
                 }
             }
             self.queue.restore();
+            self.lag.restored();
             tracing::info!("the feed is connected");
         }
     }
@@ -293,6 +305,7 @@ impl Shared {
             return true;
         }
         let nonce = format!("{:016x}", rand::random::<u64>());
+        self.lag.asked(&nonce);
         let asking = async {
             let mut connection = (*pool.get().await.ok()?).clone();
             let mut publish = redis::cmd("PUBLISH");
@@ -300,6 +313,9 @@ impl Shared {
         };
         // Where the question cannot be asked, nothing is known: Redis itself may be away.
         probe.asked = timeout(ANSWER, asking).await.ok().flatten().map(|()| nonce);
+        if probe.asked.is_none() {
+            self.lag.unasked();
+        }
         probe.at = Instant::now() + PROBE;
         false
     }
@@ -309,7 +325,9 @@ impl Shared {
         while let Some(message) = stream.next().await {
             let (channel, payload) = (message.get_channel_name(), message.get_payload_bytes());
             if channel == self.probe {
-                self.lock().heard = Some(String::from_utf8_lossy(payload).into_owned());
+                let heard = String::from_utf8_lossy(payload).into_owned();
+                self.lag.heard(&heard);
+                self.lock().heard = Some(heard);
                 continue;
             }
             let event = if self.control.contains(channel) {
