@@ -54,6 +54,7 @@ impl Application {
     /// What kept it from starting: an address that is taken, a certificate or key that cannot be read, a Redis address that is none.
     pub async fn start(settings: Settings, is_development: bool) -> Result<Self, Failure> {
         let metrics = Metrics::new();
+        ws::count_from_zero(&metrics);
         let instance: Arc<str> = format!("{:016x}", rand::random::<u64>()).into();
         let (store, feed) = store(&settings, &instance).await?;
         let core_settings = core::Settings {

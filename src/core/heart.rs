@@ -2,7 +2,7 @@
 
 use std::{
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -14,14 +14,16 @@ use tokio::{
 };
 
 use super::{
-    ledger::{Ledger, Reset},
+    ledger::{Ledger, Reset, Sent},
+    mirror::Mirror,
+    mirrors::Mirrors,
     settings::Settings,
 };
 use crate::{
     domain::{
         partition::{Beat, Refusal, Renewal},
-        roster::Generation,
-        version::Epoch,
+        roster::{Generation, Outcome},
+        version::{Epoch, Version},
     },
     metrics::{Because, Metrics, Of},
     store::{PartitionId, Store, StoreError},
@@ -44,11 +46,17 @@ pub(crate) struct Pulse {
     registration: watch::Sender<Option<Registration>>,
     poke: Notify,
     is_down: AtomicBool,
+    renewed_at: Mutex<Instant>,
 }
 
 impl Pulse {
     pub fn new() -> Self {
-        Self { registration: watch::Sender::new(None), poke: Notify::new(), is_down: AtomicBool::new(false) }
+        Self {
+            registration: watch::Sender::new(None),
+            poke: Notify::new(),
+            is_down: AtomicBool::new(false),
+            renewed_at: Mutex::new(Instant::now()),
+        }
     }
 
     /// How this instance stands now; none while the store is out of reach.
@@ -60,6 +68,11 @@ impl Pulse {
     /// is learnt.
     pub fn is_down(&self) -> bool {
         self.is_down.load(Ordering::Relaxed)
+    }
+
+    /// How long ago the lease was renewed last, or was first tried to get.
+    pub fn lease_age(&self) -> Duration {
+        self.renewed_at.lock().unwrap_or_else(PoisonError::into_inner).elapsed()
     }
 
     /// For waiting on changes of the standing.
@@ -204,13 +217,13 @@ impl Heart {
         memory.link = link;
         memory.last = Some((beat.epoch.clone(), beat.now));
         memory.renewed_at = Instant::now();
+        *self.pulse.renewed_at.lock().unwrap_or_else(PoisonError::into_inner) = memory.renewed_at;
         if !std::mem::replace(&mut memory.is_up, true) {
             tracing::info!(partition = self.partition, "the store answers again");
         }
         self.pulse.is_down.store(false, Ordering::Relaxed);
         self.metrics.store_up.get_or_create(&Of { partition: self.partition }).set(1);
         self.metrics.settling.get_or_create(&Of { partition: self.partition }).set(settling.into());
-        self.metrics.accounts.set(i64::try_from(self.ledger.len()).unwrap_or(i64::MAX));
         let generation = memory.generation.clone();
         self.pulse.registration.send_replace(Some(Registration { generation, link, beat }));
         settling
@@ -236,6 +249,7 @@ pub(crate) struct Writer {
     pub store: Arc<dyn Store>,
     pub ledger: Arc<Ledger>,
     pub pulse: Arc<Pulse>,
+    pub mirrors: Arc<Mirrors>,
     pub metrics: Arc<Metrics>,
 }
 
@@ -260,9 +274,17 @@ impl Writer {
             self.metrics.batch.observe(entries.len() as f64);
             let Registration { generation, link, beat } = registration;
             let batch = crate::domain::partition::Batch { generation, link, epoch: beat.epoch, entries };
-            let why = match self.store.write(self.partition, &batch).await {
+            let timed = self.time(&sent);
+            let sent_at = Instant::now();
+            let answer = self.store.write(self.partition, &batch).await;
+            self.metrics.batch_seconds.observe(sent_at.elapsed().as_secs_f64());
+            if let Some((mirror, at)) = timed {
+                mirror.timed(version_of(&answer, at));
+            }
+            let why = match answer {
                 Ok(Ok((beat, outcomes))) => {
                     self.pulse.note(&beat);
+                    self.metrics.count(&beat.tally);
                     self.ledger.answered(&beat, sent, outcomes);
                     failures = 0;
                     continue;
@@ -286,4 +308,22 @@ impl Writer {
             }
         }
     }
+
+    /// Of a batch the first change of a channel that somebody here watches is timed. Returns its mirror, and which it is.
+    fn time(&self, sent: &[Sent]) -> Option<(Arc<Mirror>, usize)> {
+        sent.iter().enumerate().find_map(|(at, sent)| {
+            let Sent::Place { roster, connection, wanted_at, .. } = sent else { return None };
+            let mirror = self.mirrors.get(roster)?;
+            mirror.time(connection, *wanted_at).then_some((mirror, at))
+        })
+    }
 }
+
+/// The version of the roster after one entry of a batch; none where nothing came of it.
+fn version_of(answer: &Answer, at: usize) -> Option<Version> {
+    let Ok(Ok((beat, outcomes))) = answer else { return None };
+    let Some(Outcome::Done { number, .. }) = outcomes.get(at) else { return None };
+    Some(Version { epoch: beat.epoch.clone(), number: *number })
+}
+
+type Answer = Result<Result<(Beat, Vec<Outcome>), Refusal>, StoreError>;

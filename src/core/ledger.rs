@@ -20,8 +20,8 @@ use std::{
 
 use tokio::sync::{Notify, oneshot};
 
-use self::account::{Account, Place, Waiting, Wanted, longest_grace};
-pub(crate) use self::reconciling::Reset;
+use self::account::{Account, Counted, Place, Waiting, Wanted, longest_grace};
+pub(crate) use self::{reconciling::Reset, sending::Sent};
 use super::notices::Notices;
 use crate::{
     domain::{
@@ -90,6 +90,7 @@ pub(crate) struct Ledger {
     store: Arc<dyn Store>,
     book: Mutex<Book>,
     wake: Vec<Notify>,
+    members: Arc<AtomicUsize>,
 }
 
 impl Ledger {
@@ -100,6 +101,7 @@ impl Ledger {
             store,
             book: Mutex::new(Book { owners: 0, accounts: HashMap::new(), lanes }),
             wake: (0..partitions).map(|_| Notify::new()).collect(),
+            members: Arc::default(),
         }
     }
 
@@ -118,6 +120,20 @@ impl Ledger {
     /// How many connections this instance answers for.
     pub fn len(&self) -> usize {
         self.lock().accounts.len()
+    }
+
+    /// In how many channels, over all connections.
+    pub fn members(&self) -> usize {
+        self.members.load(Ordering::Relaxed)
+    }
+
+    /// How many places of a partition wait to be acknowledged.
+    pub fn waiting(&self, partition: PartitionId) -> usize {
+        self.lock().lanes[usize::from(partition)].waiting.load(Ordering::Relaxed)
+    }
+
+    fn member(&self, roster: &RosterKey) -> Option<Counted> {
+        matches!(roster, RosterKey::Channel(_)).then(|| Counted::new(&self.members))
     }
 
     /// Whether this instance answers for the connection in that roster.
@@ -190,6 +206,7 @@ impl Ledger {
                 sent: true,
                 queued: false,
                 waiters: Vec::new(),
+                _member: self.member(&roster),
             };
             if is_lost {
                 lost.push(roster.clone());
@@ -381,6 +398,7 @@ impl Ledger {
                     sent: false,
                     queued: false,
                     waiters,
+                    _member: self.member(roster),
                 };
                 account.places.insert(roster.clone(), place);
                 1

@@ -2,6 +2,7 @@
 
 mod frames;
 mod state;
+mod timing;
 
 use std::{
     collections::VecDeque,
@@ -21,7 +22,7 @@ use crate::{
         delta::Net,
         level::Level,
         member::Roll,
-        name::RosterKey,
+        name::{ConnectionId, RosterKey},
         roster::Published,
         version::{Epoch, Version},
     },
@@ -95,6 +96,7 @@ impl Mirror {
             flush_waits: false,
             somebody_waits: false,
             expected: None,
+            timing: Default::default(),
             wakes: Vec::new(),
         };
         Self {
@@ -273,6 +275,18 @@ impl Mirror {
         self.lock().withheld
     }
 
+    /// A change of this connection is on its way to the store, wanted since then: it may be timed. False where it is not; otherwise
+    /// [`Mirror::timed`] is to be told of the answer.
+    pub(crate) fn time(&self, connection: &ConnectionId, since: Instant) -> bool {
+        self.is_watched() && self.lock().timing.begin(connection, since, Instant::now())
+    }
+
+    /// What became of a change that is timed: the version of which it is part, or nothing.
+    pub(crate) fn timed(&self, version: Option<Version>) {
+        let state = &mut *self.lock();
+        state.timing.answered(version, state.version.as_ref());
+    }
+
     pub(crate) fn want_reading(&self) {
         self.wants_reading.store(true, Ordering::Relaxed);
         self.errands.notify_one();
@@ -327,6 +341,7 @@ impl Mirror {
                 (track.shown, track.occupancy) = (version.clone(), occupancy);
             }
             state.net = Net::default();
+            state.timing = Default::default();
             state.history.clear();
             state.history_touches = 0;
         } else {

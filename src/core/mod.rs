@@ -40,7 +40,7 @@ use self::{
 pub use crate::store::{Index, Totals};
 use crate::{
     domain::{name::ConnectionId, roster::Control},
-    metrics::Metrics,
+    metrics::{Metrics, Of, from_zero},
     store::{Feed, FeedEvent, Store},
     telemetry::vital,
 };
@@ -61,6 +61,7 @@ pub enum Readiness {
 /// The service.
 pub struct Core {
     pub(crate) store: Arc<dyn Store>,
+    feed: Arc<dyn Feed>,
     pub(crate) ledger: Arc<Ledger>,
     pub(crate) mirrors: Arc<Mirrors>,
     pub(crate) pulses: Vec<Arc<Pulse>>,
@@ -94,6 +95,7 @@ impl Core {
                 store: store.clone(),
                 ledger: ledger.clone(),
                 pulse: pulse.clone(),
+                mirrors: mirrors.clone(),
                 metrics: metrics.clone(),
             };
             let sweeper = Sweeper {
@@ -109,8 +111,10 @@ impl Core {
         }
         vital::spawn("comparison", mirrors.clone().run());
         let was_ready = false.into();
-        let core = Arc::new(Self { store, ledger, mirrors, pulses, metrics, settings, hearts, sweepers, was_ready });
-        vital::spawn("listener", core.clone().listen(feed));
+        from_zero(&metrics.operations, ["ok"].into_iter().chain(Code::ALL.map(Code::as_str)));
+        let core =
+            Arc::new(Self { store, feed, ledger, mirrors, pulses, metrics, settings, hearts, sweepers, was_ready });
+        vital::spawn("listener", core.clone().listen());
         core
     }
 
@@ -122,6 +126,20 @@ impl Core {
     /// What is counted.
     pub fn metrics(&self) -> &Arc<Metrics> {
         &self.metrics
+    }
+
+    /// The text that a Prometheus server reads, with what stands just now.
+    pub fn scrape(&self) -> String {
+        let as_gauge = |count| i64::try_from(count).unwrap_or(i64::MAX);
+        self.metrics.accounts.set(as_gauge(self.ledger.len()));
+        self.metrics.members.set(as_gauge(self.ledger.members()));
+        self.metrics.feed_lag.set(self.feed.lag().as_secs_f64());
+        for (partition, pulse) in (0..).zip(&self.pulses) {
+            let of = Of { partition };
+            self.metrics.lease_age.get_or_create(&of).set(pulse.lease_age().as_secs_f64());
+            self.metrics.unacknowledged.get_or_create(&of).set(as_gauge(self.ledger.waiting(partition)));
+        }
+        self.metrics.text()
     }
 
     /// The socket of a connection has answered a ping that was sent because of [`Notice::Prove`]. Not a matter of the session, which an operation may
@@ -167,9 +185,9 @@ impl Core {
     }
 
     /// The feed is the only source of events, for the instance that caused them too.
-    async fn listen(self: Arc<Self>, feed: Arc<dyn Feed>) {
+    async fn listen(self: Arc<Self>) {
         loop {
-            let event = feed.next().await;
+            let event = self.feed.next().await;
             // Where there is always another event, others have their turn all the same.
             tokio::task::consume_budget().await;
             match event {

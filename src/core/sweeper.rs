@@ -88,6 +88,7 @@ impl Sweeper {
                 other => other,
             };
             if let Err(error) = result {
+                self.metrics.sweeps_failed.inc();
                 tracing::debug!(%error, "sweeping failed");
                 sleep(Duration::from_secs(1)).await;
             }
@@ -114,6 +115,8 @@ impl Sweeper {
 
     async fn call(&self, sweep: &Sweep) -> Result<Swept, StoreError> {
         let swept = self.store.sweep(self.partition, sweep, ROWS).await?;
+        self.metrics.sweeps.inc();
+        self.metrics.count(&swept.beat.tally);
         self.pulse.note(&swept.beat);
         Ok(swept)
     }

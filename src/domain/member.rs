@@ -41,6 +41,10 @@ pub enum Reason {
 }
 
 impl Reason {
+    /// All there are, in the order of the enum.
+    pub const ALL: [Self; 6] =
+        [Self::Left, Self::Timeout, Self::Kicked, Self::Replaced, Self::InstanceLost, Self::Expired];
+
     /// The name on the wire and in Redis.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -55,9 +59,7 @@ impl Reason {
 
     /// Reads back [`Reason::as_str`].
     pub fn from_stored(text: &str) -> Option<Self> {
-        [Self::Left, Self::Timeout, Self::Kicked, Self::Replaced, Self::InstanceLost, Self::Expired]
-            .into_iter()
-            .find(|reason| reason.as_str() == text)
+        Self::ALL.into_iter().find(|reason| reason.as_str() == text)
     }
 }
 

@@ -12,5 +12,6 @@ pub mod roster;
 pub mod secret;
 pub mod settings;
 pub mod state;
+pub mod tally;
 pub mod time;
 pub mod version;

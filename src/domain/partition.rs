@@ -11,6 +11,7 @@ use super::{
     member::{Occupancy, Reason},
     name::{ConnectionId, RosterKey, UserName},
     roster::{Ask, Body, Change, Control, Entry, Generation, Keep, Outcome, Published, Row, Stay},
+    tally::Tally,
     version::Epoch,
 };
 
@@ -75,6 +76,8 @@ pub struct Beat {
     pub settling: bool,
     /// When something is due next, in presence time.
     pub next_due: Option<u64>,
+    /// What the call came to.
+    pub tally: Tally,
 }
 
 /// Why a call was refused whole.
@@ -174,6 +177,7 @@ pub struct Partition {
     ended: BTreeMap<(RosterKey, ConnectionId, u64), u64>,
     last_seen: BTreeMap<UserName, u64>,
     told: Told,
+    tally: Tally,
 }
 
 impl Partition {
@@ -192,6 +196,7 @@ impl Partition {
             ended: BTreeMap::new(),
             last_seen: BTreeMap::new(),
             told: Told::default(),
+            tally: Tally::default(),
         }
     }
 
@@ -276,11 +281,8 @@ impl Partition {
         due.sort_by_key(|(deadline, _)| *deadline);
         due.truncate(most);
         let dead = self.instances.iter().filter(|(_, lease)| lease.deadline <= now);
-        Swept {
-            beat: self.beat(now),
-            due: due.into_iter().map(|(_, due)| due).collect(),
-            dead: dead.map(|(generation, _)| generation.clone()).collect(),
-        }
+        let dead = dead.map(|(generation, _)| generation.clone()).collect();
+        Swept { beat: self.beat(now), due: due.into_iter().map(|(_, due)| due).collect(), dead }
     }
 
     /// Rows that nothing alive answers for begin to end.
@@ -401,11 +403,13 @@ impl Partition {
         }
     }
 
-    fn beat(&self, now: u64) -> Beat {
+    fn beat(&mut self, now: u64) -> Beat {
+        let tally = std::mem::take(&mut self.tally);
         let state = self.epoch.as_ref().expect("opened");
         let ending = self.ending.values().copied().min();
         let leases = self.instances.values().map(|lease| lease.deadline).min();
-        Beat { now, epoch: state.id.clone(), settling: !state.closed, next_due: ending.into_iter().chain(leases).min() }
+        let next_due = ending.into_iter().chain(leases).min();
+        Beat { now, epoch: state.id.clone(), settling: !state.closed, next_due, tally }
     }
 
     fn carry_out(&mut self, at: &Now, now: u64, me: &Generation, entry: &Entry, changes: &mut Changes) -> Outcome {
@@ -508,9 +512,20 @@ impl Partition {
             );
         }
 
+        let closed = self.epoch.as_ref().expect("opened").closed;
+        if before.is_none()
+            && others_since == u64::MAX
+            && matches!(roster, RosterKey::Channel(_))
+            && (closed || wish.body.changed == 0)
+        {
+            self.tally.joins += 1;
+        }
         let key = (roster.clone(), Some(connection.clone()));
         let stay = match wish.keep {
             Keep::Held => {
+                let was_ending =
+                    before.as_ref().is_some_and(|row| matches!(row.stay, Stay::Ending { .. }) && row.epoch == epoch);
+                self.tally.saved += u64::from(was_ending && matches!(roster, RosterKey::User(_)));
                 self.ending.remove(&key);
                 Stay::Held(me.clone())
             }
@@ -538,10 +553,12 @@ impl Partition {
             return Outcome::Lost;
         }
         let (old, holder) = (row.take, stay_instance(&row.stay));
+        let was_ending = matches!(row.stay, Stay::Ending { .. });
         row.take = row.take.max(token_take) + 1;
         row.stay = Stay::Held(me.clone());
         row.epoch = epoch;
         let row = Box::new(row.clone());
+        self.tally.saved += u64::from(was_ending && matches!(roster, RosterKey::User(_)));
         self.ending.remove(&(roster.clone(), Some(connection.clone())));
         self.tell_overruled(Some(me), holder, roster, connection, old, Reason::Replaced);
         Outcome::Claimed { row }
@@ -674,7 +691,10 @@ impl Partition {
         changes.push(roster, Change::Remove { connection: connection.clone(), reason });
         self.ending.remove(&(roster.clone(), Some(connection.clone())));
         let rows = self.rosters.get_mut(roster).expect("the caller read a row");
-        rows.remove(connection);
+        let user = rows.remove(connection).map(|row| row.user);
+        if matches!(roster, RosterKey::Channel(_)) && rows.values().all(|row| Some(&row.user) != user.as_ref()) {
+            self.tally.add_leaves(reason, 1);
+        }
         if rows.is_empty() {
             self.rosters.remove(roster);
             self.ending.insert((roster.clone(), None), now + FORGET_MS);

@@ -61,7 +61,7 @@ async fn metrics_with_key(caller: Caller, doors: web::Data<Doors>) -> Result<Htt
 }
 
 async fn metrics(doors: web::Data<Doors>) -> HttpResponse {
-    HttpResponse::Ok().content_type(METRICS).body(doors.core.metrics().text())
+    HttpResponse::Ok().content_type(METRICS).body(doors.core.scrape())
 }
 
 async fn specification() -> HttpResponse {

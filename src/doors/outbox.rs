@@ -132,7 +132,13 @@ impl Outbox {
                 }
                 Some(Delivery::Frame(frame)) => {
                     self.last = Some(channel.clone());
-                    let encoded = frame.encoded.get(|| vec![wire::delta(&channel, &frame)]);
+                    let encoded = frame.encoded.get(|| {
+                        // The first socket that is told of it, and no other, is here.
+                        if let Some(wanted_at) = frame.wanted_at {
+                            metrics.write_to_socket.observe(wanted_at.elapsed().as_secs_f64());
+                        }
+                        vec![wire::delta(&channel, &frame)]
+                    });
                     return encoded.first().cloned();
                 }
                 Some(Delivery::Snapshot(snapshot, cause)) => {

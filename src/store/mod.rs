@@ -6,7 +6,7 @@ mod queue;
 pub mod redis;
 mod settings;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 
@@ -210,4 +210,9 @@ pub trait Feed: Send + Sync + 'static {
 
     /// The next event. One caller only; the control messages for this instance come by themselves.
     async fn next(&self) -> FeedEvent;
+
+    /// How long what is said takes to be heard, as far as is known; for how long nothing is heard, where nothing is.
+    fn lag(&self) -> Duration {
+        Duration::ZERO
+    }
 }

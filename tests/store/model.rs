@@ -11,8 +11,9 @@ use rollcall::{
     domain::{
         member::Reason,
         name::{ConnectionId, RosterKey},
-        partition::{Batch, Due, Now, Partition, Refusal, Renewal, Sweep, Swept},
+        partition::{Batch, Beat, Due, Now, Partition, Refusal, Renewal, Sweep, Swept},
         roster::{Ask, Body, Control, Entry, Generation, Keep, Published, Row},
+        tally::Tally,
         version::Epoch,
     },
     store::{Feed, FeedEvent, Store, redis::Redis},
@@ -129,7 +130,7 @@ impl Pair {
             feeds.push(feed);
         }
         let generations = INSTANCES.map(|instance| Generation { instance: instance.into(), number: 1 }).to_vec();
-        let beat = rollcall::domain::partition::Beat { now: 0, epoch: Epoch::new(""), settling: true, next_due: None };
+        let beat = Beat { now: 0, epoch: Epoch::new(""), settling: true, next_due: None, tally: Tally::default() };
         let swept = Swept { beat, due: Vec::new(), dead: Vec::new() };
         let mut pair = Self {
             model: Partition::new(TERMS),

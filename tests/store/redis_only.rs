@@ -14,7 +14,7 @@ use rollcall::{
         member::Reason,
         name::RosterKey,
         partition::{Batch, Refusal, Renewal, Terms},
-        roster::{Control, Entry, Generation, Outcome, Stay},
+        roster::{Ask, Control, Entry, Generation, Outcome, Stay},
         version::Epoch,
     },
     store::{Feed, FeedEvent, Settings, Store, StoreError, redis::Redis},
@@ -425,4 +425,29 @@ async fn redis_is_reached_over_tls_with_a_certificate_authority_of_ones_own() {
     feed.follow(&channel("room:1")).await.unwrap();
     let strange = Settings { url, ..settings(&redis, "t", 1) };
     assert!(connect(&strange).await.is_err(), "nobody vouches for the certificate");
+}
+
+#[tokio::test]
+async fn what_is_put_back_while_an_epoch_settles_is_no_join() {
+    let mut w = World::redis(1).await;
+    let room = channel("room:1");
+    let enter_at = |connection: &str, name: &str, changed: u64| {
+        let mut ask = enter(1, name, "{}");
+        if let Ask::Present { body, .. } = &mut ask {
+            body.changed = changed;
+        }
+        Entry { roster: channel("room:1"), connection: id(connection), ask }
+    };
+    let Outcome::Done { changed, .. } = w.ask(&room, &id("a"), enter(1, "ann", "{}")).await else { panic!() };
+    w.server().command(&["DEL", "t:{0}:epoch", "t:{0}:c:room:1:rows", "t:{0}:c:room:1:users", "t:{0}:versions"]).await;
+    w.epochs.clear();
+    assert!(w.try_renew(0, false, false).await.unwrap().settling);
+    let beat = w.batch(vec![enter_at("a", "ann", changed)]).await.unwrap().0;
+    assert!(beat.settling && w.row(&room, &id("a")).await.is_some());
+    assert_eq!(beat.tally.joins, 0);
+    assert_eq!(w.batch(vec![enter_at("b", "ben", 0)]).await.unwrap().0.tally.joins, 1, "who comes meanwhile has come");
+    w.pass(8_000).await;
+    assert!(!w.try_renew(0, true, false).await.unwrap().settling);
+    // Later it is somebody whom watchers have seen leave.
+    assert_eq!(w.batch(vec![enter_at("c", "zoe", changed)]).await.unwrap().0.tally.joins, 1);
 }

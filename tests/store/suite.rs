@@ -4,8 +4,9 @@ use rollcall::{
     domain::{
         member::{Occupancy, Reason},
         name::{ChannelName, RosterKey},
-        partition::Refusal,
+        partition::{Refusal, Sweep},
         roster::{Ask, Change, Control, Entry, Keep, Outcome, Published, Stay},
+        tally::Tally,
         version::Epoch,
     },
     store::{FeedEvent, Index},
@@ -56,6 +57,7 @@ suite! {
     the_held_set_is_read_in_pages
     an_audit_finds_nothing_wrong
     a_batch_tells_each_roster_once
+    who_came_and_who_left_is_counted_by_the_call_that_decided_it
 }
 
 fn number(outcome: &Outcome) -> u64 {
@@ -558,4 +560,58 @@ async fn a_batch_tells_each_roster_once(w: World) {
     let told = published(&w).await;
     assert_eq!((told.from, told.to, told.changes.len()), (0, 5, 5));
     assert_eq!(told.occupancy, Occupancy { users: 2, connections: 2 });
+}
+
+async fn who_came_and_who_left_is_counted_by_the_call_that_decided_it(mut w: World) {
+    let (room, ann) = (channel("room:1"), RosterKey::User(user("ann")));
+    let tally = async |w: &World, entries: Vec<(&RosterKey, &str, Ask)>| -> Tally {
+        let entry = |(roster, connection, ask): (&RosterKey, &str, Ask)| Entry {
+            roster: roster.clone(),
+            connection: id(connection),
+            ask,
+        };
+        w.batch(entries.into_iter().map(entry).collect()).await.unwrap().0.tally
+    };
+    let joins = |joins| {
+        let mut tally = Tally::default();
+        tally.joins = joins;
+        tally
+    };
+    let left = |reason| {
+        let mut tally = Tally::default();
+        tally.add_leaves(reason, 1);
+        tally
+    };
+    // Two devices of one, and another one: two have come. Who only looks different has not.
+    let come = vec![(&room, "a", enter(1, "ann", "{}")), (&room, "a2", enter(1, "ann", "{}"))];
+    assert_eq!(tally(&w, [come, vec![(&room, "b", enter(1, "ben", "{}"))]].concat()).await, joins(2));
+    assert_eq!(tally(&w, vec![(&room, "a", enter(1, "ann", "{\"s\":1}"))]).await, Tally::default());
+    // Users' own rosters are not counted: everybody is in one.
+    assert_eq!(tally(&w, vec![(&ann, "a", enter(1, "ann", "{}"))]).await, Tally::default());
+
+    assert_eq!(tally(&w, vec![(&room, "a2", leave(1))]).await, Tally::default(), "another device is still there");
+    assert_eq!(tally(&w, vec![(&room, "b", kick())]).await, left(Reason::Kicked));
+    assert_eq!(tally(&w, vec![(&room, "b", kick())]).await, Tally::default());
+
+    // A grace that saves a leave is counted in the user's roster, once for the connection.
+    let broken = [&ann, &room].map(|roster| (roster, "a", ending(1, "ann", "{}", 15_000)));
+    for one in broken.clone() {
+        assert_eq!(tally(&w, vec![one]).await, Tally::default());
+    }
+    assert_eq!(tally(&w, vec![(&ann, "a", Ask::Claim { token_take: 1 })]).await.saved, 1);
+    assert_eq!(tally(&w, vec![(&ann, "a", Ask::Claim { token_take: 2 })]).await.saved, 0, "it was held");
+    assert_eq!(tally(&w, vec![(&room, "a", enter(2, "ann", "{}"))]).await, Tally::default());
+
+    tally(&w, vec![(&room, "a", ending(2, "ann", "{}", 15_000))]).await;
+    w.pass(15_100).await;
+    let home = w.store.partition_of(&room);
+    let mut sum = Tally::default();
+    let due = w.store.sweep(home, &Sweep::default(), 100).await.unwrap().due;
+    let sweep = Sweep { due: due.into_iter().map(|due| (due, u64::MAX >> 1)).collect(), lost: None };
+    for _ in 0..2 {
+        let swept = w.store.sweep(home, &sweep, 100).await.unwrap().beat.tally;
+        sum.add_leaves(Reason::Timeout, swept.leaves(Reason::Timeout));
+        assert_eq!(swept.joins, 0);
+    }
+    assert_eq!(sum, left(Reason::Timeout), "of two sweepers one carries it out");
 }

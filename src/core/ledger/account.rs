@@ -8,7 +8,7 @@ use std::{
     },
 };
 
-use tokio::sync::oneshot;
+use tokio::{sync::oneshot, time::Instant};
 
 use super::{Content, Settlement};
 use crate::{
@@ -32,20 +32,34 @@ pub(super) enum Wanted {
     Gone(Reason),
 }
 
-/// Counts in its lane for as long as a place waits to be acknowledged, whatever becomes of the place.
+/// Counts for as long as it is there, whatever becomes of what it stands for.
 #[derive(Debug)]
-pub(super) struct Waiting(Arc<AtomicUsize>);
+pub(super) struct Counted(Arc<AtomicUsize>);
 
-impl Waiting {
+impl Counted {
     pub(super) fn new(count: &Arc<AtomicUsize>) -> Self {
         count.fetch_add(1, Ordering::Relaxed);
         Self(count.clone())
     }
 }
 
-impl Drop for Waiting {
+impl Drop for Counted {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A place that waits to be acknowledged; counts in its lane.
+#[derive(Debug)]
+pub(super) struct Waiting {
+    /// Since when.
+    pub(super) since: Instant,
+    _counted: Counted,
+}
+
+impl Waiting {
+    pub(super) fn new(count: &Arc<AtomicUsize>) -> Self {
+        Self { since: Instant::now(), _counted: Counted::new(count) }
     }
 }
 
@@ -63,6 +77,8 @@ pub(super) struct Place {
     pub(super) sent: bool,
     pub(super) queued: bool,
     pub(super) waiters: Vec<(u64, oneshot::Sender<Settlement>)>,
+    /// Counts as a member, where it is in a channel.
+    pub(super) _member: Option<Counted>,
 }
 
 impl Place {

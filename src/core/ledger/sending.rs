@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use tokio::sync::oneshot;
+use tokio::{sync::oneshot, time::Instant};
 
 use super::Content;
 use super::{
@@ -22,8 +22,16 @@ use crate::{
 
 /// An entry on its way, so that its answer finds what it was for.
 pub(crate) enum Sent {
-    /// A place as it was wanted.
-    Place { connection: ConnectionId, roster: RosterKey, take: u64, revision: u64, removal: bool, era: u64 },
+    /// A place as it was wanted, since then.
+    Place {
+        connection: ConnectionId,
+        roster: RosterKey,
+        take: u64,
+        revision: u64,
+        removal: bool,
+        era: u64,
+        wanted_at: Instant,
+    },
     /// A question asked once, of this row.
     Ask(RosterKey, ConnectionId, Asker),
 }
@@ -126,9 +134,7 @@ impl Ledger {
         era: u64,
     ) -> Option<(Entry, Sent)> {
         let place = account.places.get(roster)?;
-        if place.is_acknowledged() {
-            return None;
-        }
+        let wanted_at = place.waiting.as_ref()?.since;
         let is_user = matches!(roster, RosterKey::User(_));
         if matches!(place.wanted, Wanted::Gone(_)) && is_user && account.places.len() > 1 {
             // Erased after the channels.
@@ -164,6 +170,7 @@ impl Ledger {
             revision: place.revision,
             removal: matches!(place.wanted, Wanted::Gone(_)),
             era,
+            wanted_at,
         };
         account.places.get_mut(roster)?.sent = true;
         Some((entry, sent))
@@ -197,7 +204,7 @@ impl Ledger {
     }
 
     pub(in crate::core::ledger) fn conclude(&self, book: &mut Book, beat: &Beat, sent: &Sent, outcome: Outcome) {
-        let Sent::Place { connection, roster, take, revision, removal, era } = sent else { return };
+        let Sent::Place { connection, roster, take, revision, removal, era, .. } = sent else { return };
         if book.lanes[usize::from(self.store.partition_of(roster))].era != *era {
             self.queue(book, connection, roster);
             return;

@@ -7,6 +7,7 @@ use crate::{
         member::Whereabouts,
         name::ChannelName,
         roster::{Ask, Keep, Row, Stay},
+        tally::Tally,
     },
 };
 
@@ -55,7 +56,7 @@ impl Scene {
     }
 
     fn beat(&self) -> Beat {
-        Beat { now: self.now, epoch: self.epoch.clone(), settling: false, next_due: None }
+        Beat { now: self.now, epoch: self.epoch.clone(), settling: false, next_due: None, tally: Tally::default() }
     }
 
     fn hold(&self, roster: &RosterKey, grace_ms: u64) -> oneshot::Receiver<Settlement> {

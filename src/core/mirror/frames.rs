@@ -3,6 +3,7 @@
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
+use tokio::time::Instant;
 
 use crate::domain::{
     delta::{ConnectionDelta, UserDelta},
@@ -46,6 +47,8 @@ pub struct Frame {
     pub occupancy: Occupancy,
     /// Unix milliseconds.
     pub time: u64,
+    /// Since when a change of this instance was wanted that the frame tells of, where that is timed.
+    pub wanted_at: Option<Instant>,
     /// As the native door sends it.
     pub encoded: Encoded,
 }

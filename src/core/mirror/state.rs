@@ -8,7 +8,7 @@ use std::{
 
 use tokio::time::Instant;
 
-use super::{Encoded, Frame, Lists, Snapshot, Wake, Whole};
+use super::{Encoded, Frame, Lists, Snapshot, Wake, Whole, timing::Timing};
 use crate::{
     domain::{
         delta::Net,
@@ -93,6 +93,7 @@ pub(super) struct State {
     pub(super) somebody_waits: bool,
     /// The highest version that a watcher was promised, and when it should have come.
     pub(super) expected: Option<(Instant, Version)>,
+    pub(super) timing: Timing,
     pub(super) wakes: Vec<(Arc<dyn Wake>, usize)>,
 }
 
@@ -142,10 +143,12 @@ impl State {
                     let shown = Arc::new(shown.next().expect("one for each that is set"));
                     let present = Present { user: user.clone(), user_since: *since, changed: *changed, shown };
                     let before = self.roll.set(connection.clone(), present);
+                    self.timing.heard(connection);
                     touches.push((connection.clone(), before, None));
                 }
                 Change::Remove { connection, reason } => {
                     let before = self.roll.remove(connection);
+                    self.timing.heard(connection);
                     touches.push((connection.clone(), before, Some(*reason)));
                 }
             }
@@ -178,6 +181,7 @@ impl State {
         for (connection, before, left) in &touches {
             self.net.touch(connection, before.as_ref(), *left);
         }
+        self.timing.reached(&to);
         self.version = Some(to);
         self.history_touches += touches.len();
         self.history.push_back(Step { from, touches });
@@ -221,6 +225,8 @@ impl State {
         let Some(to) = self.version.as_ref().map(|version| self.label(version)) else { return false };
         let net = std::mem::take(&mut self.net);
         let (time, occupancy) = (wall_now_ms(), self.roll.occupancy());
+        // Of several levels the first one tells.
+        let mut wanted_at = self.timing.flushed();
         let mut pushed = false;
         for (level, track) in LEVELS.into_iter().zip(&mut self.tracks) {
             if track.watchers == 0 {
@@ -240,7 +246,8 @@ impl State {
             if nothing && track.occupancy == occupancy && from.epoch == to.epoch {
                 continue;
             }
-            track.push(Frame { from, to: to.clone(), lists, occupancy, time, encoded: Encoded::default() });
+            let (to, wanted_at) = (to.clone(), wanted_at.take());
+            track.push(Frame { from, to, lists, occupancy, time, wanted_at, encoded: Encoded::default() });
             pushed = true;
         }
         pushed
@@ -252,7 +259,8 @@ impl State {
         let track = &mut self.tracks[level as usize];
         let from = track.shown.clone().unwrap_or_else(|| version.clone());
         let lists = lists(level, &Net::default(), &self.roll);
-        track.push(Frame { from, to: version.clone(), lists, occupancy, time, encoded: Encoded::default() });
+        let (to, wanted_at) = (version.clone(), None);
+        track.push(Frame { from, to, lists, occupancy, time, wanted_at, encoded: Encoded::default() });
     }
 
     /// What came after `since`, if it is still known. Nothing waits to be flushed.
@@ -270,6 +278,7 @@ impl State {
             lists: lists(level, &net, &self.roll),
             occupancy: self.roll.occupancy(),
             time: wall_now_ms(),
+            wanted_at: None,
             encoded: Encoded::default(),
         })
     }

@@ -579,3 +579,64 @@ async fn changes_of_which_one_cannot_be_read_are_not_half_applied() {
     scene.read(reading("e", Some(2), &[(1, 1)]));
     assert_eq!(ann.next(&scene), "0-2 +1 ~0 -0");
 }
+
+/// Since when what comes next was wanted, if that is timed.
+fn wanted_at(watcher: &mut Watcher, scene: &Scene) -> Option<Instant> {
+    match scene.mirror.next(&mut watcher.cursor).expect("something comes") {
+        Delivery::Frame(frame) => frame.wanted_at,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_change_is_timed_from_the_wish_to_its_frame_whichever_comes_first_the_answer_or_the_feed() {
+    let scene = Scene::at("e", 5, &[(1, 1)]);
+    let wish = Instant::now();
+    assert!(!scene.mirror.time(&id(2), wish), "nobody watches");
+    let mut ann = scene.watch(Level::Users, None, None);
+    let mut ben = scene.watch(Level::Connections, None, None);
+    ann.next(&scene);
+    ben.next(&scene);
+    assert!(scene.mirror.time(&id(2), wish));
+    assert!(!scene.mirror.time(&id(3), wish), "one at a time");
+    // Somebody else's change is not the one.
+    scene.mirror.hear(published("e", 5, vec![set(4, 1)]));
+    assert_eq!(wanted_at(&mut ann, &scene), None);
+    scene.tick().await;
+    scene.mirror.hear(published("e", 6, vec![set(2, 1)]));
+    scene.mirror.timed(Some(version("e", 7)));
+    assert_eq!(wanted_at(&mut ann, &scene), Some(wish));
+    ben.next(&scene);
+    assert_eq!(wanted_at(&mut ben, &scene), None, "of several levels one tells");
+
+    assert!(scene.mirror.time(&id(2), wish));
+    scene.mirror.timed(Some(version("e", 8)));
+    scene.tick().await;
+    scene.mirror.hear(published("e", 7, vec![gone(2)]));
+    assert_eq!(wanted_at(&mut ann, &scene), Some(wish));
+    // What the feed has lost is told when it is read.
+    assert!(scene.mirror.time(&id(5), wish));
+    scene.mirror.timed(Some(version("e", 9)));
+    scene.tick().await;
+    assert!(!scene.read(reading("e", Some(9), &[(1, 1), (4, 1), (5, 1)])));
+    assert_eq!(wanted_at(&mut ann, &scene), Some(wish));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_change_of_which_nothing_comes_is_timed_no_more() {
+    let scene = Scene::at("e", 5, &[(1, 1)]);
+    let mut ann = scene.watch(Level::Users, None, None);
+    ann.next(&scene);
+    for answer in [None, Some(version("e", 5))] {
+        assert!(scene.mirror.time(&id(1), Instant::now()));
+        scene.mirror.timed(answer);
+    }
+    // An answer of an epoch that is over is waited for, but not for ever.
+    assert!(scene.mirror.time(&id(1), Instant::now()));
+    scene.mirror.timed(Some(version("d", 9)));
+    assert!(!scene.mirror.time(&id(2), Instant::now()));
+    tokio::time::advance(std::time::Duration::from_secs(60)).await;
+    assert!(scene.mirror.time(&id(2), Instant::now()));
+    scene.mirror.hear(published("e", 5, vec![set(1, 2)]));
+    assert_eq!(wanted_at(&mut ann, &scene), None);
+}

@@ -27,6 +27,26 @@ pub(super) enum Close {
 }
 
 impl Close {
+    pub(super) const ALL: [Self; 17] = [
+        Self::Bye,
+        Self::Malformed,
+        Self::Binary,
+        Self::NotText,
+        Self::TooLarge,
+        Self::Restart,
+        Self::NoHello,
+        Self::TokenExpired,
+        Self::TooSlow,
+        Self::NotJson,
+        Self::Unauthorized,
+        Self::Replaced,
+        Self::Kicked,
+        Self::TooMany,
+        Self::Closed,
+        Self::Gone,
+        Self::Silent,
+    ];
+
     /// The code, the name in the metrics, and the sentence.
     pub(super) fn parts(self) -> (u16, &'static str, &'static str) {
         match self {

@@ -15,9 +15,12 @@ use actix_web::{
 };
 use tracing::Instrument as _;
 
-use self::socket::Socket;
+use self::{close::Close, socket::Socket};
 use super::{Doors, credentials, gate::Crowded, problem::Problem, rest};
-use crate::core::{Code, Error};
+use crate::{
+    core::{Code, Error},
+    metrics::{Metrics, from_zero},
+};
 
 /// The subprotocol that a client must offer.
 pub const PROTOCOL: &str = "rollcall.v1";
@@ -25,6 +28,11 @@ pub const PROTOCOL: &str = "rollcall.v1";
 /// Adds the route.
 pub fn routes(cfg: &mut web::ServiceConfig) {
     cfg.service(rest::resource("/v1/ws", rest::GET).route(web::get().to(open)));
+}
+
+/// Every way in which a socket may end is counted from zero on.
+pub fn count_from_zero(metrics: &Metrics) {
+    from_zero(&metrics.closes, Close::ALL.map(|close| close.parts().1));
 }
 
 /// Everything that can be refused with a status is refused before the upgrade; the token comes in the first frame.

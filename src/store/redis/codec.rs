@@ -9,6 +9,7 @@ use crate::domain::{
     name::{ConnectionId, RosterKey, UserName},
     partition::{Batch, Beat, Due, Refusal, Renewal, Sweep, Swept},
     roster::{Ask, Body, Change, Control, Entry, Generation, Keep, Outcome, Published, Row, Stay},
+    tally::Tally,
     version::Epoch,
 };
 
@@ -272,8 +273,19 @@ pub fn answer(bytes: &[u8]) -> Result<Answer, Unreadable> {
         epoch: Epoch::new(at(&items, 2)?.text()?),
         settling: at(&items, 3)?.flag()?,
         next_due: at(&items, 4)?.number().ok(),
+        tally: tally(at(&items, 6)?.list()?)?,
     };
     Ok(Ok((beat, items.into_iter().nth(5))))
+}
+
+fn tally(items: &[Item]) -> Result<Tally, Unreadable> {
+    let mut tally = Tally::default();
+    (tally.joins, tally.saved) = (at(items, 0)?.number()?, at(items, 1)?.number()?);
+    for left in items[2..].chunks(2) {
+        let reason = Reason::from_stored(at(left, 0)?.text()?).ok_or(Unreadable("an unknown reason"))?;
+        tally.add_leaves(reason, at(left, 1)?.number()?);
+    }
+    Ok(tally)
 }
 
 /// Reads the outcomes of `write.lua`.

@@ -20,6 +20,7 @@ use super::{
     client::{ANSWER, CONNECT, Home, failed},
     codec,
     keys::{Keys, Topic},
+    lag::Lag,
     topology::Topology,
 };
 use crate::{
@@ -77,6 +78,8 @@ struct Wanted {
     deaf: BTreeSet<PartitionId>,
     /// The last question that was heard, by its feed.
     heard: HashMap<String, String>,
+    /// How far each ear is behind, by the feed of its questions.
+    lags: HashMap<String, Arc<Lag>>,
 }
 
 impl RedisFeed {
@@ -161,6 +164,10 @@ impl Feed for RedisFeed {
     async fn next(&self) -> FeedEvent {
         self.shared.queue.next().await
     }
+
+    fn lag(&self) -> Duration {
+        self.shared.lock().lags.values().map(|lag| lag.now()).max().unwrap_or_default()
+    }
 }
 
 /// What hears one server.
@@ -169,6 +176,7 @@ struct Ear {
     partitions: Arc<[PartitionId]>,
     /// The feed by which it asks itself.
     probe: String,
+    lag: Arc<Lag>,
     /// The connection is gone, or the server does not send any more what it was asked for.
     ended: Arc<Notify>,
 }
@@ -199,6 +207,7 @@ impl Shared {
                     let stays = table.partitions_of(home) == **partitions;
                     if !stays {
                         self.deafen(partitions);
+                        self.lock().lags.remove(&self.probe_of(partitions));
                     }
                     stays
                 });
@@ -217,11 +226,20 @@ impl Shared {
         }
     }
 
+    /// The feed by which the ear of these partitions asks itself.
+    fn probe_of(&self, partitions: &[PartitionId]) -> String {
+        let first = *partitions.first().expect("a server without partitions has no ear");
+        self.keys.partition(first).probe(&self.instance)
+    }
+
     /// Keeps the ear of one server. `was_heard` where its partitions may have been heard before, so that something may be missing.
     async fn keep_ear(self: Arc<Self>, home: Home, partitions: Arc<[PartitionId]>, mut was_heard: bool) {
         let mut pause = PAUSE.0;
+        let lag = Arc::new(Lag::default());
+        lag.lost();
+        self.lock().lags.insert(self.probe_of(&partitions), lag.clone());
         loop {
-            match self.subscribed(&home, &partitions).await {
+            match self.subscribed(&home, &partitions, &lag).await {
                 Ok(ear) => {
                     pause = PAUSE.0;
                     tracing::info!(server = %home, "the feed is connected");
@@ -234,10 +252,12 @@ impl Shared {
                         self.queue.restore(is_whole);
                     }
                     was_heard = true;
+                    lag.restored();
                     self.rounds.send_modify(|round| *round += 1);
                     let why = self.serve(&ear).await;
                     tracing::warn!(why, server = %home, "the feed connection is lost");
                     self.deafen(&partitions);
+                    lag.lost();
                     self.topology.doubt();
                 }
                 Err(error) => {
@@ -266,7 +286,12 @@ impl Shared {
     }
 
     /// A connection on which everything is subscribed that is wanted of these partitions.
-    async fn subscribed(self: &Arc<Self>, home: &Home, partitions: &Arc<[PartitionId]>) -> Result<Ear, StoreError> {
+    async fn subscribed(
+        self: &Arc<Self>,
+        home: &Home,
+        partitions: &Arc<[PartitionId]>,
+        lag: &Arc<Lag>,
+    ) -> Result<Ear, StoreError> {
         let ended = Arc::new(Notify::new());
         let hear = {
             let (shared, ended) = (self.clone(), ended.clone());
@@ -276,9 +301,8 @@ impl Shared {
             }
         };
         let connection = self.topology.connector().connect_ear(home, hear).await?;
-        let first = *partitions.first().expect("a server without partitions has no ear");
-        let probe = self.keys.partition(first).probe(&self.instance);
-        let ear = Ear { connection, partitions: partitions.clone(), probe, ended };
+        let (probe, lag) = (self.probe_of(partitions), lag.clone());
+        let ear = Ear { connection, partitions: partitions.clone(), probe, lag, ended };
         let mut fixed = vec![ear.probe.clone()];
         for partition in partitions.iter() {
             let keys = self.keys.partition(*partition);
@@ -385,6 +409,7 @@ impl Shared {
             return true;
         }
         let nonce = format!("{:016x}", rand::random::<u64>());
+        ear.lag.asked(&nonce);
         let command = if self.topology.is_cluster() { "SPUBLISH" } else { "PUBLISH" };
         let asking = async {
             let node = self.topology.node_of(ear.partitions[0]).ok()?;
@@ -393,6 +418,9 @@ impl Shared {
         };
         // Where the question cannot be asked, nothing is known: Redis itself may be away.
         probe.asked = timeout(ANSWER, asking).await.ok().flatten().map(|()| nonce);
+        if probe.asked.is_none() {
+            ear.lag.unasked();
+        }
         probe.at = Instant::now() + PROBE;
         false
     }
@@ -428,7 +456,12 @@ impl Shared {
     fn hear_message(&self, feed: &str, payload: &[u8]) {
         let event = match self.keys.topic(feed) {
             Some((_, Topic::Probe)) => {
-                self.lock().heard.insert(feed.to_owned(), String::from_utf8_lossy(payload).into_owned());
+                let heard = String::from_utf8_lossy(payload).into_owned();
+                let mut wanted = self.lock();
+                if let Some(lag) = wanted.lags.get(feed) {
+                    lag.heard(&heard);
+                }
+                wanted.heard.insert(feed.to_owned(), heard);
                 return;
             }
             Some((partition, Topic::Control)) => {

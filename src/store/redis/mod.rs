@@ -5,6 +5,7 @@ mod client;
 mod codec;
 mod feed;
 mod keys;
+mod lag;
 mod migrate;
 mod reads;
 mod scripts;

@@ -2,7 +2,9 @@
 -- KEYS   1 epoch, 2 clock, 3 instances, 4 instances:info, 5 ending, 6 ended, 7 online, 8 occupied, 9 versions,
 --        10 and 11 the two `held` sets of the generation that the call is about; further ones as the body says, the last two of each roster.
 -- ARGV   1 the circumstances, 2 the call; both msgpack.
--- Reply  msgpack: {'ok', now, epoch, settling, next due or -1, what the body adds}, or {the refusal's name}.
+-- Reply  msgpack: {'ok', now, epoch, settling, next due or -1, what the body adds or false, the tally}, or {the refusal's name}.
+--        The tally is users who joined a channel, connections whose end was under way and that are held again, then reason by reason, with how many
+--        users left a channel for it. Each is counted where it is decided.
 -- A body calls `begin` first, which mints an epoch where it must, and checks all it wants to refuse before it writes anything else.
 local call = redis.call
 local pack = cmsgpack.pack
@@ -21,6 +23,7 @@ local SETTLE_MOST_MS = 60000
 
 local host, now, epoch, floor, opened, closed
 local terms_differ, known_terms
+local joins, saved, leaves = 0, 0, {}
 
 local function tell(instance, message)
   call(PUBLISH, instance and (PREFIX .. 'ctl:' .. instance) or (PREFIX .. 'ctl'), pack(message))
@@ -85,5 +88,10 @@ local function reply(more)
   local lease = call('ZRANGE', LEASES, 0, 0, 'WITHSCORES')[2]
   due, lease = due and tonumber(due), lease and tonumber(lease)
   if lease and (not due or lease < due) then due = lease end
-  return pack({ 'ok', now, epoch, not closed, due or -1, more })
+  local tally = { joins, saved }
+  for reason, users in pairs(leaves) do
+    tally[#tally + 1] = reason
+    tally[#tally + 1] = users
+  end
+  return pack({ 'ok', now, epoch, not closed, due or -1, more or false, tally })
 end

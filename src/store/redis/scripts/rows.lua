@@ -215,7 +215,10 @@ local function remove(r, connection, reason)
     end
     r.users[row.user] = left
     r.users_dirty[row.user] = true
-    if #left == 0 then r.user_count = r.user_count - 1 end
+    if #left == 0 then
+      r.user_count = r.user_count - 1
+      leaves[reason] = (leaves[reason] or 0) + 1
+    end
   end
   if r.count == 0 then
     due_ops[r.name .. ' '] = now + FORGET_MS

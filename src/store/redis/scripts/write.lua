@@ -101,8 +101,13 @@ local function present(r, connection, at, member)
     r.changes[#r.changes + 1] = { connection, user, since, place, shows }
   end
 
+  -- What is put back while the epoch settles was there before: nobody is told of a join.
+  if not before and not r.is_user and #r.users[user] == 0 and (closed or changed == 0) then joins = joins + 1 end
   if remaining < 0 then
-    if before and is_ending(before) then due_ops[member] = false end
+    if before and is_ending(before) then
+      if r.is_user and before.epoch == epoch then saved = saved + 1 end
+      due_ops[member] = false
+    end
   else
     local set = before and before.take == take and before.epoch == epoch and is_ending(before)
     if not set or not deadline_of(member) then due_ops[member] = now + remaining end
@@ -119,7 +124,10 @@ local function claim(r, connection, token_take)
   if not row then return answer(GONE) end
   if token_take < row.valid then return answer(LOST) end
   local old, holder = row.take, instance_of(row)
-  if is_ending(row) then due_ops[r.name .. ' ' .. connection] = false end
+  if is_ending(row) then
+    if r.is_user then saved = saved + 1 end
+    due_ops[r.name .. ' ' .. connection] = false
+  end
   row.take, row.epoch = math.max(row.take, token_take) + 1, epoch
   local text = hand_over(r, connection, row, me)
   tell_overruled(my_instance, holder, r, connection, old, 'replaced')
