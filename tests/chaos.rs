@@ -6,8 +6,12 @@ mod harness;
 
 #[path = "chaos/crash.rs"]
 mod crash;
+#[path = "chaos/feed.rs"]
+mod feed;
 #[path = "chaos/idle.rs"]
 mod idle;
+#[path = "chaos/outage.rs"]
+mod outage;
 #[path = "chaos/rolling.rs"]
 mod rolling;
 #[path = "chaos/stage.rs"]
