@@ -10,10 +10,14 @@ mod cluster;
 mod crash;
 #[path = "chaos/failover.rs"]
 mod failover;
+#[path = "chaos/feed.rs"]
+mod feed;
 #[path = "chaos/idle.rs"]
 mod idle;
 #[path = "chaos/load.rs"]
 mod load;
+#[path = "chaos/outage.rs"]
+mod outage;
 #[path = "chaos/rolling.rs"]
 mod rolling;
 #[path = "chaos/stage.rs"]

@@ -8,7 +8,7 @@ use super::{
     failover::{assert_no_epoch_comes_again, until_shown},
     harness::{Cluster, Crowd, Farewell, Launch, Row},
     load::Load,
-    stage::{GRACE, SECOND, SHOWN_WITHIN, Stage, people, rooms},
+    stage::{GRACE, SECOND, SHOWN_WITHIN, Stage, people, rooms, times},
 };
 
 const SECTION: &str = "Redis Cluster";
@@ -66,7 +66,7 @@ async fn a_slot_moves_and_a_master_dies(event: &str, launch: Launch) {
     row.took("from its end until all who live are shown", &[shown_moved], Some(SHOWN_WITHIN));
     row.took("from the kill of a master until its replica had its slots", &[promoted - killed], None);
     row.took("from then until all who live are shown", &[shown], Some(SHOWN_WITHIN));
-    row.took("from leaving to being told", &took, None);
+    row.took("from leaving to being told", &times(&took), None);
     row.measured("changes acknowledged meanwhile", acknowledged.to_string());
     row.finish();
 }

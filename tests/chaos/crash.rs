@@ -6,7 +6,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use super::{
     harness::{Crowd, Farewell, Person, Plan, Row, Signal, eventually},
-    stage::{GRACE, LEASE, LOST_WITHIN, RENEW, SECOND, Stage, people, rooms},
+    stage::{GRACE, LEASE, LOST_WITHIN, RENEW, SECOND, Stage, people, rooms, times},
 };
 
 const SECTION: &str = "An instance fails";
@@ -36,7 +36,7 @@ async fn of_two_thousand_on_a_killed_instance_who_comes_back_is_no_event_and_the
     stage.instances[0].kill();
     let left: Vec<Farewell> = lost.iter().map(|person| person.farewell(killed, false)).collect();
     stage.until_told(since, &left, killed + LOST_WITHIN + 5 * SECOND).await;
-    let took = stage.assert_told(&crowd, since, &left, &["instance_lost"]);
+    let took = times(&stage.assert_told(&crowd, since, &left, &["instance_lost"]));
     assert!(took.iter().all(|took| *took <= LOST_WITHIN), "{:?}", took.iter().max());
     let visits = crowd.visits();
     assert_eq!(visits.len(), 1_900);
@@ -75,7 +75,7 @@ async fn twenty_thousand_places_of_a_killed_instance_have_ended_in_time() {
     stage.instances[0].kill();
     let left: Vec<Farewell> = crowd.people.iter().map(|person| person.farewell(killed, false)).collect();
     stage.until_told(since, &left, killed + LOST_WITHIN + 20 * SECOND).await;
-    let took = stage.assert_told(&crowd, since, &left, &["instance_lost"]);
+    let took = times(&stage.assert_told(&crowd, since, &left, &["instance_lost"]));
     row.took("from the kill to the leave", &took, Some(LOST_WITHIN));
     assert!(took.iter().all(|took| *took <= LOST_WITHIN), "{:?}", took.iter().max());
     stage.instances.remove(0);
@@ -127,7 +127,7 @@ async fn a_suspended_instance_takes_nothing_back_and_offers_again_who_stayed_wit
     let end = awake + GRACE + 2 * RENEW + 5 * SECOND;
     stage.until_told(since, &left, end).await;
     sleep_until(end).await;
-    let took = stage.assert_told(&crowd, since, &left, &["timeout", "instance_lost"]);
+    let took = times(&stage.assert_told(&crowd, since, &left, &["timeout", "instance_lost"]));
     assert!(took.iter().all(|took| *took <= asleep + GRACE + 2 * SECOND), "{took:?}");
     for (_, person) in &moving {
         let visits = person.visits();
@@ -181,7 +181,7 @@ async fn an_instance_that_dies_every_four_seconds_keeps_no_ghost_and_loses_nobod
     let end = Instant::now() + LOST_WITHIN;
     stage.until_told(since, &left, end + 5 * SECOND).await;
     sleep_until(end).await;
-    let took = stage.assert_told(&crowd, since, &left, &["left", "timeout", "instance_lost", "snapshot"]);
+    let took = times(&stage.assert_told(&crowd, since, &left, &["left", "timeout", "instance_lost", "snapshot"]));
     assert!(took.iter().all(|took| *took <= LOST_WITHIN), "{:?}", took.iter().max());
     let visits = crowd.visits();
     assert!(visits.len() >= 800, "{} returns", visits.len());

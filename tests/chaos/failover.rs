@@ -7,7 +7,7 @@ use tokio::time::{Instant, sleep};
 use super::{
     harness::{Crowd, Farewell, Launch, Person, Row, Sentinels, eventually, segment},
     load::Load,
-    stage::{GRACE, SECOND, SHOWN_WITHIN, Stage, people, rooms},
+    stage::{GRACE, SECOND, SHOWN_WITHIN, Stage, people, rooms, times},
 };
 
 const SECTION: &str = "Redis fails over";
@@ -103,7 +103,7 @@ async fn a_lagging_replica_takes_over(event: &str, second: Launch) {
     row.saw("No number of an epoch came twice; every state that was acknowledged, also by the master that died, was there in the end.");
     row.took("from the kill until the Sentinels had another master", &[promoted - killed], None);
     row.took("from then until all who live are shown", &[shown], Some(SHOWN_WITHIN));
-    row.took("from leaving to being told", &took, None);
+    row.took("from leaving to being told", &times(&took), None);
     row.measured("changes acknowledged meanwhile", acknowledged.to_string());
     row.finish();
 }

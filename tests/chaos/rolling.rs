@@ -4,7 +4,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use super::{
     harness::{Crowd, Farewell, Person, Row, eventually},
-    stage::{GRACE, SECOND, SLACK, Stage, people, rooms},
+    stage::{GRACE, SECOND, SLACK, Stage, people, rooms, times},
 };
 
 const SECTION: &str = "Instances are replaced";
@@ -70,7 +70,7 @@ async fn of_a_rolling_restart_watchers_see_exactly_those_who_really_leave_during
     let last = left.last().expect("50 left").at;
     stage.until_told(since, &left, last + GRACE + TOLD_WITHIN + 5 * SECOND).await;
     sleep_until(last + GRACE + TOLD_WITHIN + SECOND).await;
-    let took = stage.assert_told(&crowd, since, &left, &["left", "timeout", "snapshot"]);
+    let took = times(&stage.assert_told(&crowd, since, &left, &["left", "timeout", "snapshot"]));
     assert!(took.iter().all(|took| *took <= GRACE + TOLD_WITHIN), "{:?}", took.iter().max());
     let visits = crowd.visits();
     assert!(visits.iter().all(|visit| visit.resumed), "nobody has lost the place");

@@ -22,6 +22,28 @@ pub const SHOWN_WITHIN: Duration = Duration::from_secs(10);
 /// By so much a moment that a test took may be off, on a machine that has other things to do.
 pub const SLACK: Duration = Duration::from_millis(500);
 
+/// Somebody was told of a leave.
+#[derive(Debug, Clone)]
+pub struct Heard {
+    pub left: Instant,
+    /// Whether the service had heard a goodbye.
+    pub said: bool,
+    pub told: Instant,
+    pub reason: String,
+}
+
+impl Heard {
+    /// From leaving to being told.
+    pub fn after(&self) -> Duration {
+        self.told.saturating_duration_since(self.left)
+    }
+}
+
+/// From leaving to being told, of each.
+pub fn times(heard: &[Heard]) -> Vec<Duration> {
+    heard.iter().map(Heard::after).collect()
+}
+
 /// Instances of one cluster, each of which can be killed and started again at its address.
 pub struct Stage<R = Redis> {
     pub witnesses: Vec<Person>,
@@ -148,11 +170,11 @@ impl<R> Stage<R> {
         }
     }
 
-    /// Whoever watches was told of these leaves and of nothing else: each once, for one of these reasons, not before its time. Returns how long
-    /// after each farewell that was, for each channel and each of them who had a socket then.
+    /// Whoever watches was told of these leaves and of nothing else: each once, for one of these reasons, not before its time. Returns what was
+    /// heard, in each channel, by each of them who had a socket then.
     ///
     /// `snapshot` is a reason for those who were between two sockets meanwhile and had to be given the whole channel again.
-    pub fn assert_told(&self, crowd: &Crowd, since: Instant, left: &[Farewell], reasons: &[&str]) -> Vec<Duration> {
+    pub fn assert_told(&self, crowd: &Crowd, since: Instant, left: &[Farewell], reasons: &[&str]) -> Vec<Heard> {
         self.watching(crowd).flat_map(|person| assert_told(person, since, left, reasons)).collect()
     }
 
@@ -161,7 +183,7 @@ impl<R> Stage<R> {
     }
 }
 
-fn assert_told(person: &Person, since: Instant, left: &[Farewell], reasons: &[&str]) -> Vec<Duration> {
+fn assert_told(person: &Person, since: Instant, left: &[Farewell], reasons: &[&str]) -> Vec<Heard> {
     let (who, client) = (person.user(), person.client());
     let mut expected: BTreeMap<(String, String), &Farewell> = BTreeMap::new();
     for farewell in left {
@@ -169,13 +191,14 @@ fn assert_told(person: &Person, since: Instant, left: &[Farewell], reasons: &[&s
             expected.insert((channel.clone(), farewell.user.clone()), farewell);
         }
     }
-    let mut took = Vec::new();
+    let mut all = Vec::new();
     for Told { at, channel, user, what } in person.told_since(since) {
         let Some(farewell) = expected.remove(&(channel.clone(), user.clone())) else {
             panic!("{who} was told `{what}` of {user} in {channel}, who has done nothing, or was told of it before");
         };
         assert!(reasons.contains(&&*what), "{who} was told `{what}` of {user} in {channel}: {farewell:?}");
-        let after = at.saturating_duration_since(farewell.at);
+        let heard = Heard { left: farewell.at, said: farewell.said, told: at, reason: what };
+        let after = heard.after();
         if !farewell.said {
             assert!(after + SLACK >= GRACE, "{who} was told after {after:?} that {user} had left {channel}");
         }
@@ -183,12 +206,12 @@ fn assert_told(person: &Person, since: Instant, left: &[Farewell], reasons: &[&s
         let visits = person.visits();
         let was_there = visits.iter().all(|visit| at < visit.broke_at || at > visit.back_at + SECOND);
         if was_there {
-            took.push(after);
+            all.push(heard);
         }
     }
     let untold: Vec<_> = expected.keys().collect();
     assert!(untold.is_empty(), "{who} was never told of {untold:?}");
-    took
+    all
 }
 
 /// Names of some channels with both separators.

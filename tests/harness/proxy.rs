@@ -1,6 +1,13 @@
-//! A TCP proxy whose links can be cut, frozen, delayed and mended.
+//! A TCP proxy whose links can be cut, frozen, delayed and mended, and made deaf one by one.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -29,6 +36,25 @@ struct State {
     mode: Mode,
     /// Links of an older round are to be closed.
     round: u64,
+    /// How many links there have been.
+    links: u64,
+    /// On links with a lower number that have subscribed to something, nothing comes back from Redis any more.
+    deaf: u64,
+}
+
+/// One link, as both of its directions see it.
+#[derive(Clone)]
+struct Link {
+    number: u64,
+    /// Whether the client has asked for a subscription: this is a feed.
+    is_feed: Arc<AtomicBool>,
+    state: watch::Receiver<State>,
+}
+
+impl Link {
+    fn is_deaf(&self, state: &State) -> bool {
+        self.number < state.deaf && self.is_feed.load(Ordering::Relaxed)
+    }
 }
 
 /// A proxy in front of one address; it ends with this value.
@@ -44,13 +70,15 @@ impl Proxy {
         let target = SocketAddr::from(([127, 0, 0, 1], port));
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("loopback has free ports");
         let own = listener.local_addr().expect("a bound socket has an address").port();
-        let state = Arc::new(watch::Sender::new(State { mode: Mode::Open, round: 0 }));
+        let state = Arc::new(watch::Sender::new(State { mode: Mode::Open, round: 0, links: 0, deaf: 0 }));
         let shared = state.clone();
         let task = tokio::spawn(async move {
             while let Ok((socket, _)) = listener.accept().await {
-                let receiver = shared.subscribe();
-                if receiver.borrow().mode != Mode::Cut {
-                    tokio::spawn(link(socket, target, receiver));
+                shared.send_modify(|state| state.links += 1);
+                let state = shared.subscribe();
+                let (mode, number) = (state.borrow().mode, state.borrow().links - 1);
+                if mode != Mode::Cut {
+                    tokio::spawn(run(socket, target, Link { number, is_feed: Arc::default(), state }));
                 }
             }
         });
@@ -68,7 +96,7 @@ impl Proxy {
 
     /// Closes all links and refuses new ones.
     pub fn cut(&self) {
-        self.state.send_modify(|state| *state = State { mode: Mode::Cut, round: state.round + 1 });
+        self.state.send_modify(|state| *state = State { mode: Mode::Cut, round: state.round + 1, ..*state });
     }
 
     /// Closes all links once; new ones work.
@@ -79,6 +107,11 @@ impl Proxy {
     /// Keeps links, present and new, and lets nothing pass.
     pub fn blackhole(&self) {
         self.state.send_modify(|state| state.mode = Mode::Blackhole);
+    }
+
+    /// The feeds of now stay open and hear nothing more, for good. Other links work, and so do feeds that come later.
+    pub fn deafen_feeds(&self) {
+        self.state.send_modify(|state| state.deaf = state.links);
     }
 
     /// Everything arrives that much later, in order.
@@ -99,8 +132,8 @@ impl Drop for Proxy {
     }
 }
 
-async fn link(client: TcpStream, target: SocketAddr, state: watch::Receiver<State>) {
-    let mut end = state.clone();
+async fn run(client: TcpStream, target: SocketAddr, link: Link) {
+    let mut end = link.state.clone();
     let round = end.borrow().round;
     let Ok(server) = TcpStream::connect(target).await else { return };
     for socket in [&client, &server] {
@@ -109,19 +142,29 @@ async fn link(client: TcpStream, target: SocketAddr, state: watch::Receiver<Stat
     let ((client_in, client_out), (server_in, server_out)) = (client.into_split(), server.into_split());
     // Dropping the pumps closes both sockets; so does either side's end.
     tokio::select! {
-        () = pump(client_in, server_out, state.clone()) => {}
-        () = pump(server_in, client_out, state) => {}
+        () = pump(client_in, server_out, link.clone(), Direction::There) => {}
+        () = pump(server_in, client_out, link, Direction::Back) => {}
         _ = end.wait_for(|state| state.round != round) => {}
     }
 }
 
-async fn pump(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut state: watch::Receiver<State>) {
+#[derive(Clone, Copy, PartialEq)]
+enum Direction {
+    There,
+    Back,
+}
+
+async fn pump(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, link: Link, direction: Direction) {
     // A queue between reading and writing, so that a delay costs latency and not throughput.
     let (queue, mut due) = mpsc::channel::<(Instant, Vec<u8>)>(256);
-    let modes = state.clone();
+    let (modes, mut state, is_feed) = (link.state.clone(), link.state.clone(), link.is_feed.clone());
     let read = async move {
         let mut buffer = vec![0; 16 * 1024];
         while let Ok(length @ 1..) = from.read(&mut buffer).await {
+            // A command is short and comes in one piece.
+            if direction == Direction::There && buffer[..length].windows(11).any(|part| part == b"SUBSCRIBE\r\n") {
+                is_feed.store(true, Ordering::Relaxed);
+            }
             let mode = modes.borrow().mode;
             let delay = if let Mode::Delay(by) = mode { by } else { Duration::ZERO };
             if queue.send((Instant::now() + delay, buffer[..length].to_vec())).await.is_err() {
@@ -132,9 +175,9 @@ async fn pump(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut state: watch:
     let write = async move {
         while let Some((at, bytes)) = due.recv().await {
             tokio::time::sleep_until(at).await;
-            if state.wait_for(|state| state.mode != Mode::Blackhole).await.is_err()
-                || to.write_all(&bytes).await.is_err()
-            {
+            let passes =
+                |state: &State| state.mode != Mode::Blackhole && !(direction == Direction::Back && link.is_deaf(state));
+            if state.wait_for(passes).await.is_err() || to.write_all(&bytes).await.is_err() {
                 return;
             }
         }

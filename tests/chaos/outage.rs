@@ -1,0 +1,444 @@
+//! Redis is away for everybody, or lost what it knew, in every way that we know.
+
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use serde_json::{Value, json};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep, sleep_until},
+};
+
+use super::{
+    harness::{Crowd, Farewell, Person, Proxy, Redis, Rest, Row, holds_within, segment},
+    stage::{GRACE, Heard, LOST_WITHIN, SECOND, SHOWN_WITHIN, Stage, people, rooms},
+};
+
+const SECTION: &str = "Redis fails";
+const PEOPLE: usize = 200;
+/// Every fourth of them really leaves meanwhile, half with a goodbye.
+const LEAVING: usize = 50;
+/// Where ten try to join meanwhile.
+const LATE: &str = "room:late";
+/// Where an app server has put somebody before.
+const LEASED: &str = "room:leased";
+/// How long `/readyz` may still say `ready`: a renewal that is not answered, and the next.
+const DEGRADED_WITHIN: Duration = Duration::from_secs(8);
+
+/// What happens to Redis, or to the way there.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Fault {
+    /// SIGTERM, and started again later with what it has kept on disk.
+    Stopped,
+    Frozen,
+    /// The end without notice, and started again at once with nothing.
+    Emptied,
+    /// The end without notice, and started again at once with a copy from some seconds before.
+    Rewound,
+    Flushed,
+    /// All connections are closed, again and again.
+    ConnectionsKilled,
+    Cut,
+    BlackHoled,
+    /// Everything takes so much longer, each way.
+    Slow(Duration),
+    /// Cut and mended in turn, so long each.
+    Flapping(Duration),
+    /// The same for one of the two instances only.
+    FlappingForOne(Duration),
+}
+
+impl Fault {
+    /// Whether nothing gets through from beginning to end.
+    fn is_absence(self) -> bool {
+        matches!(self, Self::Stopped | Self::Frozen | Self::Cut | Self::BlackHoled)
+    }
+
+    /// Whether the numbers begin anew.
+    fn is_new_epoch(self) -> bool {
+        matches!(self, Self::Stopped | Self::Emptied | Self::Rewound | Self::Flushed)
+    }
+
+    /// Carries it out, and returns when it began and when everything was as before.
+    async fn strike(self, away: Duration, redis: &mut Redis, links: &[Proxy]) -> (Instant, Instant) {
+        sleep(SECOND).await;
+        let began = Instant::now();
+        let end = began + away;
+        match self {
+            Self::Stopped => {
+                redis.stop().await;
+                sleep_until(end).await;
+                redis.start_again().await;
+            }
+            Self::Frozen => {
+                redis.pause();
+                sleep_until(end).await;
+                redis.resume();
+            }
+            Self::Emptied | Self::Rewound => {
+                redis.kill();
+                redis.start_again().await;
+            }
+            Self::Flushed => {
+                redis.command(&["FLUSHALL"]).await;
+            }
+            Self::ConnectionsKilled => {
+                while Instant::now() < end {
+                    for kind in ["normal", "pubsub"] {
+                        redis.command(&["CLIENT", "KILL", "TYPE", kind]).await;
+                    }
+                    sleep(SECOND / 2).await;
+                }
+            }
+            Self::Cut => {
+                links.iter().for_each(Proxy::cut);
+                sleep_until(end).await;
+                links.iter().for_each(Proxy::restore);
+            }
+            Self::BlackHoled => {
+                links.iter().for_each(Proxy::blackhole);
+                sleep_until(end).await;
+                links.iter().for_each(Proxy::restore);
+            }
+            Self::Slow(by) => {
+                links.iter().for_each(|link| link.delay(by));
+                sleep_until(end).await;
+                links.iter().for_each(Proxy::restore);
+            }
+            Self::Flapping(each) | Self::FlappingForOne(each) => {
+                let links = if let Self::Flapping(_) = self { links } else { &links[..1] };
+                while Instant::now() < end {
+                    links.iter().for_each(Proxy::cut);
+                    sleep(each).await;
+                    links.iter().for_each(Proxy::restore);
+                    if Instant::now() < end {
+                        sleep(each).await;
+                    }
+                }
+            }
+        }
+        (began, Instant::now())
+    }
+}
+
+/// One question and its answer.
+struct Read {
+    asked: Instant,
+    answered: Instant,
+    kind: Kind,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Kind {
+    Fresh,
+    Stale,
+    Unavailable,
+}
+
+/// What an instance said of itself and of others, all the time.
+#[derive(Default)]
+struct Watched {
+    reads: Vec<Read>,
+    /// When `/readyz` was first asked and said `degraded`.
+    degraded: Option<Instant>,
+}
+
+/// Asks an instance until told to stop whether it is ready. Returns when it first said `degraded`.
+async fn keep_looking(rest: Rest, over: watch::Receiver<bool>) -> Option<Instant> {
+    let mut degraded = None;
+    while !*over.borrow() {
+        let ready = rest.get("/readyz").await;
+        assert_eq!(ready.status, 200, "a balancer must not drop every instance: {}", ready.text);
+        if ready.body["status"] == "degraded" {
+            degraded.get_or_insert_with(Instant::now);
+        }
+        sleep(SECOND / 20).await;
+    }
+    degraded
+}
+
+/// Asks an instance until told to stop, who is in a channel that it mirrors, and who in one that nobody watches. No answer that
+/// does not call itself stale may miss one of those who live.
+async fn keep_asking(rest: Rest, channel: String, living: Vec<String>, over: watch::Receiver<bool>) -> Watched {
+    let looking = tokio::spawn(keep_looking(rest.clone(), over.clone()));
+    let mut watched = Watched::default();
+    while !*over.borrow() {
+        for (channel, living) in [(channel.as_str(), &*living), ("room:unwatched", &[])] {
+            let asked = Instant::now();
+            let answer = rest.get(&format!("/v1/channels/{}/members?limit=1000", segment(channel))).await;
+            let kind = match answer.status {
+                200 if answer.body["stale"] == true => Kind::Stale,
+                200 => {
+                    let members = answer.body["members"].as_array().expect("a list");
+                    let shown: Vec<&str> = members.iter().filter_map(|member| member["user"].as_str()).collect();
+                    let missing: Vec<_> = living.iter().filter(|user| !shown.contains(&user.as_str())).collect();
+                    assert!(missing.is_empty(), "{channel} without {missing:?}, not called stale");
+                    Kind::Fresh
+                }
+                503 => {
+                    assert_eq!(answer.body["code"], "unavailable", "{}", answer.text);
+                    assert!(answer.header("retry-after").is_some());
+                    Kind::Unavailable
+                }
+                other => panic!("{other} {}", answer.text),
+            };
+            watched.reads.push(Read { asked, answered: Instant::now(), kind });
+        }
+        sleep(SECOND / 5).await;
+    }
+    watched.degraded = looking.await.expect("it is always ready");
+    watched
+}
+
+/// So many leave during that time, one after the other, in turn with a goodbye and without.
+async fn leave(leaving: &[&Person], during: Duration) -> Vec<Farewell> {
+    let pause = during / leaving.len() as u32;
+    let mut left = Vec::new();
+    for (number, person) in leaving.iter().enumerate() {
+        left.push(if number % 2 == 0 { person.bye().await } else { person.vanish().await });
+        sleep(pause).await;
+    }
+    left
+}
+
+/// Some try to join, one after the other. Half of them give up when they are refused, half try until they are in. Returns those whose join was
+/// acknowledged, and how often one was refused.
+async fn join_late(joining: &[&Person], during: Duration) -> (Vec<String>, usize) {
+    let pause = during / joining.len() as u32;
+    let joins = joining.iter().enumerate().map(async |(number, person)| {
+        sleep(pause * number as u32).await;
+        let mut refused = 0;
+        loop {
+            match person.client().join(LATE, json!({})).await {
+                Ok(_) => return (Some(person.user().to_owned()), refused),
+                Err(error) => {
+                    assert_eq!(error.code, "unavailable", "{error:?}");
+                    refused += 1;
+                    let after = error.retry_after_ms.expect("it says when to try again");
+                    if number % 2 == 0 {
+                        return (None, refused);
+                    }
+                    sleep(Duration::from_millis(after)).await;
+                }
+            }
+        }
+    });
+    let joined = join_all(joins).await;
+    let refused = joined.iter().map(|(_, refused)| refused).sum();
+    let mut users: Vec<String> = joined.into_iter().filter_map(|(user, _)| user).collect();
+    users.sort();
+    (users, refused)
+}
+
+/// Waits until every instance shows the living in every channel and does not call it stale. Returns how long after `returned` each of them did.
+async fn until_shown(stage: &Stage, living: &[(String, Vec<String>)], returned: Instant) -> Vec<Duration> {
+    let shows = stage.instances.iter().map(async |instance| {
+        let rest = instance.rest();
+        let is_shown = async || {
+            for (channel, living) in living {
+                let answer = rest.get(&format!("/v1/channels/{}/members?limit=1000", segment(channel))).await;
+                let members = answer.body["members"].as_array().cloned().unwrap_or_default();
+                let shows = |user: &String| members.iter().any(|member| member["user"] == user.as_str());
+                if answer.body["stale"] != false || !living.iter().all(shows) {
+                    return false;
+                }
+            }
+            true
+        };
+        assert!(holds_within(3 * SHOWN_WITHIN, is_shown).await.is_some(), "the living are not shown");
+        returned.elapsed()
+    });
+    join_all(shows).await
+}
+
+async fn state_of(rest: &Rest, channel: &str, user: &str) -> Value {
+    let members = rest.members(channel).await;
+    members.into_iter().find(|member| member["user"] == user).unwrap_or_default()["state"].clone()
+}
+
+/// One kind of failure, from beginning to end.
+async fn outage(event: &str, fault: Fault, away: Duration) {
+    let mut row = Row::begin(SECTION, event);
+    let channels = rooms(4);
+    let redis = match fault {
+        Fault::Stopped => Redis::start_with(&["--appendonly", "yes", "--appendfsync", "everysec"]).await,
+        Fault::Rewound => Redis::start_with(&["--dbfilename", "copy.rdb"]).await,
+        _ => Redis::start().await,
+    };
+    let mut stage = Stage::set_with_links(2, redis).await;
+    stage.witness(&[0, 1], &channels).await;
+    let crowd = Crowd::gather(&stage.doors, people(PEOPLE, &channels, 10)).await;
+    let lease = format!("/v1/channels/{}/members/device", segment(LEASED));
+    let leased = stage.instances[0].rest().put(&lease, json!({"state": {"is": "leased"}, "ttl_ms": 300_000})).await;
+    assert_eq!(leased.status, 204);
+    let since = stage.curtain(&crowd, &channels).await;
+    if fault == Fault::Rewound {
+        // What follows is not in the copy: goodbyes that it does not know of, and changes that it has never seen.
+        stage.redis.command(&["SAVE"]).await;
+    }
+
+    // None of these watches: numbers 0, 10, 20 and so on do.
+    let leaving: Vec<&Person> = crowd.people.iter().skip(3).step_by(4).take(LEAVING).collect();
+    let others: Vec<&Person> = crowd.people.iter().skip(2).step_by(20).collect();
+    let (sealed, joining) = (&others[..5], &crowd.people.iter().skip(4).step_by(20).collect::<Vec<_>>());
+    for person in sealed {
+        person.client().update(&person.plan().joins[0], json!({"sealed": true})).await.unwrap();
+    }
+    leaving.iter().for_each(|person| assert!(person.plan().watches.is_empty()));
+    let names: Vec<&str> = leaving.iter().map(|person| person.user()).collect();
+    let living: Vec<(String, Vec<String>)> = channels
+        .iter()
+        .map(|channel| {
+            let users = crowd.living(channel).into_iter().filter(|user| !names.contains(&user.as_str()));
+            (channel.clone(), users.collect())
+        })
+        .collect();
+
+    let over = watch::Sender::new(false);
+    let asking: Vec<_> = stage
+        .instances
+        .iter()
+        .map(|instance| {
+            let (channel, living) = living[0].clone();
+            tokio::spawn(keep_asking(instance.rest(), channel, living, over.subscribe()))
+        })
+        .collect();
+    let during = (away + SECOND).max(4 * SECOND);
+    let ((began, returned), left, (late, refused)) = tokio::join!(
+        fault.strike(away, &mut stage.redis, &stage.links),
+        leave(&leaving, during),
+        join_late(joining, during),
+    );
+    let shown = until_shown(&stage, &living, returned).await;
+    row.took("from its return until an instance shows the living", &shown, Some(SHOWN_WITHIN));
+    assert!(shown.iter().all(|shown| *shown <= SHOWN_WITHIN), "{shown:?}");
+
+    // Longer than lease and grace: whoever was thought to be lost would have left by then.
+    let last = left.iter().map(|farewell| farewell.at).max().expect("some left").max(returned);
+    stage.until_told(since, &left, last + GRACE + SHOWN_WITHIN + 10 * SECOND).await;
+    sleep_until(last + LOST_WITHIN + SECOND).await;
+    over.send_replace(true);
+    let watched: Vec<Watched> =
+        join_all(asking).await.into_iter().map(|watched| watched.expect("all was right")).collect();
+
+    let heard = stage.assert_told(&crowd, since, &left, &["left", "timeout", "instance_lost"]);
+    let late_by = |heard: &Heard| heard.told.saturating_duration_since(heard.left.max(returned));
+    let said: Vec<Duration> = heard.iter().filter(|heard| heard.said).map(late_by).collect();
+    let silent: Vec<Duration> = heard.iter().filter(|heard| !heard.said).map(late_by).collect();
+    row.took(
+        "to the leave of who said goodbye, from that or the return, whichever was later",
+        &said,
+        Some(SHOWN_WITHIN),
+    );
+    row.took("the same of who closed without a word, whose grace is 15 s", &silent, Some(GRACE + SHOWN_WITHIN));
+    assert!(said.iter().all(|late| *late <= SHOWN_WITHIN), "{:?}", said.iter().max());
+    assert!(silent.iter().all(|late| *late <= GRACE + SHOWN_WITHIN), "{:?}", silent.iter().max());
+    let mut reasons: Vec<(bool, &str)> = heard.iter().map(|heard| (heard.said, &*heard.reason)).collect();
+    reasons.sort_unstable();
+    reasons.dedup();
+    println!("{event}: {reasons:?}");
+
+    assert!(crowd.visits().is_empty() && crowd.is_there(), "all sockets have stayed");
+    assert!(stage.witnesses.iter().all(|witness| witness.visits().is_empty()));
+    for (witness, channel) in
+        stage.witnesses.iter().flat_map(|witness| channels.iter().map(move |channel| (witness, channel)))
+    {
+        assert_eq!(witness.client().snapshots(channel), [1], "{} in {channel}", witness.user());
+    }
+    stage.until_all_is_equal(&crowd, &channels, 5 * SECOND).await;
+    for instance in &stage.instances {
+        let rest = instance.rest();
+        assert_eq!(rest.users_in(LATE).await, late, "who was acknowledged is there, who was refused is not");
+        assert_eq!(rest.users_in(LEASED).await, ["device"]);
+        for person in sealed {
+            assert_eq!(state_of(&rest, &person.plan().joins[0], person.user()).await["sealed"], true);
+        }
+    }
+    stage.assert_no_panic();
+    conclude(row, fault, away, (began, returned), &watched, (late.len(), refused));
+}
+
+/// What the questions of the whole time have shown.
+fn conclude(
+    mut row: Row,
+    fault: Fault,
+    away: Duration,
+    (began, returned): (Instant, Instant),
+    watched: &[Watched],
+    (joined, refused): (usize, usize),
+) {
+    let reads = || watched.iter().flat_map(|watched| &watched.reads);
+    let count = |kind: Kind| reads().filter(|read| read.kind == kind).count();
+    let (stale, unavailable) = (count(Kind::Stale), count(Kind::Unavailable));
+    row.saw(format!("All {} sockets stay open, and nobody gets a second snapshot.", PEOPLE - LEAVING));
+    if fault.is_absence() {
+        let meanwhile = reads().filter(|read| read.asked > began + SECOND / 10 && read.answered < returned);
+        let kinds: Vec<Kind> = meanwhile.map(|read| read.kind).collect();
+        assert!(!kinds.contains(&Kind::Fresh), "nobody can know anything fresh");
+        row.saw("Meanwhile every read is `stale` or `unavailable`.");
+        if away >= 2 * DEGRADED_WITHIN {
+            assert!(kinds.contains(&Kind::Stale), "a channel that is watched here is known");
+            assert!(kinds.contains(&Kind::Unavailable), "a channel that nobody watches is not known");
+            let degraded = watched.iter().map(|watched| watched.degraded.expect("it was degraded") - began);
+            let degraded: Vec<Duration> = degraded.collect();
+            assert!(degraded.iter().all(|after| *after <= DEGRADED_WITHIN), "{degraded:?}");
+            row.took("until `/readyz` says `degraded`", &degraded, Some(DEGRADED_WITHIN));
+        }
+    } else {
+        row.saw("No read that does not call itself stale misses a living person.");
+    }
+    if fault.is_new_epoch() {
+        assert!(watched.iter().all(|watched| watched.degraded.is_some()), "while it settles it says so");
+    }
+    let slowest = reads().map(|read| read.answered - read.asked).max().expect("many were asked");
+    row.measured(
+        "reads: stale, unavailable, all; the slowest",
+        format!("{stale}, {unavailable}, {}; {} ms", reads().count(), slowest.as_millis()),
+    );
+    row.saw(format!(
+        "Of 10 joins under way {joined} were acknowledged and are there; {refused} times one was refused as `unavailable`, and did not happen later."
+    ));
+    row.saw("What was acknowledged before is there: states, a lease given by REST.");
+    row.saw("The 50 who really left: one leave each, none before its grace. Nobody else left, nobody joined.");
+    row.finish();
+}
+
+/// A failure, and for how long.
+macro_rules! outages {
+    ($($(#[$attribute:meta])* $name:ident: $event:literal, $fault:expr, $seconds:literal s;)+) => {$(
+        #[tokio::test(flavor = "multi_thread")]
+        $(#[$attribute])*
+        async fn $name() {
+            outage($event, $fault, Duration::from_secs($seconds)).await;
+        }
+    )+};
+}
+
+outages! {
+    #[ignore = "long: make chaos"]
+    redis_is_stopped_for_5_seconds: "Redis is stopped for 5 s and comes back with what it had", Fault::Stopped, 5 s;
+    #[ignore = "long: make chaos"]
+    redis_is_stopped_for_20_seconds: "Redis is stopped for 20 s and comes back with what it had", Fault::Stopped, 20 s;
+    #[ignore = "long: make chaos"]
+    redis_is_stopped_for_60_seconds: "Redis is stopped for 60 s and comes back with what it had", Fault::Stopped, 60 s;
+    redis_is_frozen_for_5_seconds: "Redis is frozen for 5 s (SIGSTOP)", Fault::Frozen, 5 s;
+    #[ignore = "long: make chaos"]
+    redis_is_frozen_for_30_seconds: "Redis is frozen for 30 s (SIGSTOP)", Fault::Frozen, 30 s;
+    redis_dies_and_is_started_again_empty: "Redis dies (kill -9) and is started again empty", Fault::Emptied, 0 s;
+    #[ignore = "long: make chaos"]
+    redis_dies_and_is_started_again_with_an_older_copy: "Redis dies (kill -9) and is started again with a copy from before the 50 left", Fault::Rewound, 0 s;
+    #[ignore = "long: make chaos"]
+    redis_is_flushed: "FLUSHALL", Fault::Flushed, 0 s;
+    #[ignore = "long: make chaos"]
+    all_connections_to_redis_are_killed_again_and_again: "all connections to Redis are killed every half second, for 10 s (CLIENT KILL)", Fault::ConnectionsKilled, 10 s;
+    #[ignore = "long: make chaos"]
+    the_link_to_redis_is_cut_for_20_seconds: "the link to Redis is cut for 20 s", Fault::Cut, 20 s;
+    #[ignore = "long: make chaos"]
+    the_link_to_redis_is_black_holed_for_20_seconds: "the link to Redis swallows everything for 20 s", Fault::BlackHoled, 20 s;
+    #[ignore = "long: make chaos"]
+    the_link_to_redis_is_slow_for_30_seconds: "everything on the link to Redis takes 1 s longer each way, for 30 s", Fault::Slow(SECOND), 30 s;
+    #[ignore = "long: make chaos"]
+    the_link_to_redis_flaps_every_9_seconds: "the link to Redis is cut for 9 s, mended for 9 s, four times", Fault::Flapping(Duration::from_secs(9)), 63 s;
+    #[ignore = "long: make chaos"]
+    the_link_of_one_instance_flaps_every_9_seconds: "the link of one of two instances to Redis is cut for 9 s, mended for 9 s, four times", Fault::FlappingForOne(Duration::from_secs(9)), 63 s;
+}
