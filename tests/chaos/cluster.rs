@@ -14,7 +14,15 @@ use super::{
 const SECTION: &str = "Redis Cluster";
 const PEOPLE: usize = 120;
 
-async fn a_slot_moves_and_a_master_dies(event: &str, launch: Launch) {
+/// How a master goes.
+#[derive(PartialEq)]
+enum End {
+    Killed,
+    /// It wakes up when somebody else has its slots, and does not know that yet.
+    Frozen,
+}
+
+async fn a_slot_moves_and_a_master_dies(event: &str, launch: Launch, end: End) {
     let mut row = Row::begin(SECTION, event);
     let channels = rooms(24);
     let cluster = Cluster::start(&launch).await;
@@ -41,7 +49,10 @@ async fn a_slot_moves_and_a_master_dies(event: &str, launch: Launch) {
     for person in crowd.people.iter().skip(1).step_by(12) {
         left.push(person.bye().await);
     }
-    stage.redis.node_mut(from).kill();
+    match end {
+        End::Killed => stage.redis.node_mut(from).kill(),
+        End::Frozen => stage.redis.node_mut(from).pause(),
+    }
     let killed = Instant::now();
     sleep(SECOND).await;
     for person in crowd.people.iter().skip(2).step_by(12) {
@@ -53,6 +64,9 @@ async fn a_slot_moves_and_a_master_dies(event: &str, launch: Launch) {
     let promoted = Instant::now();
     until_shown(&stage, &crowd, &channels).await;
     let shown = promoted.elapsed();
+    if end == End::Frozen {
+        stage.redis.node_mut(from).resume();
+    }
     stage.until_told(since, &left, promoted + GRACE + 20 * SECOND).await;
     let took = stage.assert_told(&crowd, since, &left, &["left", "timeout"]);
     let acknowledged = load.end(&stage, &crowd).await;
@@ -64,7 +78,7 @@ async fn a_slot_moves_and_a_master_dies(event: &str, launch: Launch) {
     row.saw("Every state that was acknowledged was there in the end.");
     row.took("the move of a slot, key by key", &[moved], None);
     row.took("from its end until all who live are shown", &[shown_moved], Some(SHOWN_WITHIN));
-    row.took("from the kill of a master until its replica had its slots", &[promoted - killed], None);
+    row.took("from the end of a master until its replica had its slots", &[promoted - killed], None);
     row.took("from then until all who live are shown", &[shown], Some(SHOWN_WITHIN));
     row.took("from leaving to being told", &times(&took), None);
     row.measured("changes acknowledged meanwhile", acknowledged.to_string());
@@ -89,6 +103,7 @@ async fn a_slot_moves_and_a_master_dies_under_load_and_only_who_left_has_left() 
     a_slot_moves_and_a_master_dies(
         "a slot of a Redis Cluster moves, then one of three masters dies",
         Launch::default(),
+        End::Killed,
     )
     .await;
 }
@@ -96,5 +111,16 @@ async fn a_slot_moves_and_a_master_dies_under_load_and_only_who_left_has_left() 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "long: make chaos"]
 async fn the_same_over_the_newest_valkey() {
-    a_slot_moves_and_a_master_dies("the same in a Cluster of the newest Valkey", Launch::valkey()).await;
+    a_slot_moves_and_a_master_dies("the same in a Cluster of the newest Valkey", Launch::valkey(), End::Killed).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "long: make chaos"]
+async fn a_frozen_master_wakes_up_when_another_has_its_slots() {
+    a_slot_moves_and_a_master_dies(
+        "a slot of a Redis Cluster moves, then a master is frozen until its replica has its place",
+        Launch::default(),
+        End::Frozen,
+    )
+    .await;
 }

@@ -116,3 +116,37 @@ async fn a_replica_that_lags_takes_over_and_gives_back_and_only_who_left_has_lef
     )
     .await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "long: make chaos"]
+async fn a_frozen_master_wakes_up_when_its_replica_has_its_place() {
+    let mut row = Row::begin(SECTION, "a master is frozen until Sentinel has promoted its replica, and wakes up");
+    let channels = rooms(6);
+    let sentinels = Sentinels::start(Launch::default()).await;
+    let spaces = vec![sentinels.space()];
+    let spaces = [spaces.clone(), spaces].concat();
+    let mut stage = Stage::set_in(sentinels, spaces, Vec::new(), &[]).await;
+    stage.witness(&[0, 1], &channels).await;
+    let crowd = Arc::new(Crowd::gather(&stage.doors, people(PEOPLE, &channels, 12)).await);
+    let since = stage.curtain(&crowd, &channels).await;
+    let load = Load::begin(&crowd, 5);
+    stage.redis.server_mut(0).pause();
+    let frozen = Instant::now();
+    stage.redis.until_master(1).await;
+    let promoted = Instant::now();
+    // It thinks that it is the master still, until a Sentinel has told it otherwise.
+    stage.redis.server_mut(0).resume();
+    until_shown(&stage, &crowd, &channels).await;
+    let shown = promoted.elapsed();
+    let acknowledged = load.end(&stage, &crowd).await;
+    sleep(GRACE + 12 * SECOND).await;
+    stage.assert_told(&crowd, since, &[], &[]);
+    stage.until_all_is_equal(&crowd, &channels, 10 * SECOND).await;
+    stage.witnesses.iter().for_each(assert_no_epoch_comes_again);
+    stage.assert_no_panic();
+    row.saw("Nothing.");
+    row.took("until the Sentinels had another master", &[promoted - frozen], None);
+    row.took("from then until all who live are shown", &[shown], Some(SHOWN_WITHIN));
+    row.measured("changes acknowledged meanwhile", acknowledged.to_string());
+    row.finish();
+}

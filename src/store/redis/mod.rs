@@ -26,7 +26,7 @@ use self::{
     codec::{Item, Rosters, Unreadable},
     keys::{Keys, SCHEMA},
     scripts::Scripts,
-    topology::{Node, Topology},
+    topology::{Node, Topology, Turn},
 };
 use super::{
     Counted, Index, Numbers, PartitionId, Person, Reading, Renewed, Settings, Store, StoreError, Totals, address::Kind,
@@ -64,8 +64,9 @@ pub struct Redis {
     /// By partition.
     bindings: Mutex<Vec<Option<Binding>>>,
     links: AtomicU64,
-    /// The line over which the schema was found to be in order.
-    schema_line: tokio::sync::Mutex<Option<u64>>,
+    /// The line over which the schema was found to be in order; 0 before the first.
+    schema_line: AtomicU64,
+    ensuring: Turn<()>,
 }
 
 /// What a partition's scripts go over. A number is given for each time that a partition begins with a line, and stands with the lease, so that what an
@@ -183,7 +184,8 @@ impl Redis {
             test_clock,
             bindings: Mutex::new(vec![None; usize::from(partitions)]),
             links: AtomicU64::new(0),
-            schema_line: tokio::sync::Mutex::new(None),
+            schema_line: AtomicU64::new(0),
+            ensuring: Turn::default(),
         }))
     }
 
@@ -204,8 +206,8 @@ impl Redis {
         if let Ok(link) = self.standing_link(partition) {
             return Ok(link);
         }
-        self.ensure_schema().await?;
         let node = self.topology.node_of(partition)?;
+        self.ensure_schema(&node).await?;
         let line = self.topology.connected(&node).await?;
         let number = self.links.fetch_add(1, Ordering::Relaxed) + 1;
         let mut bindings = self.bindings.lock().unwrap_or_else(PoisonError::into_inner);
@@ -213,21 +215,21 @@ impl Redis {
         Ok(Link { number, line: line.id, connection: line.connection, node })
     }
 
-    /// Redis may have been emptied, or be another one, since the last time.
-    async fn ensure_schema(&self) -> Result<(), StoreError> {
-        let mut ensured = self.schema_line.lock().await;
-        let node = self.topology.node_of(SCHEMA)?;
-        let line = match self.topology.connected(&node).await {
-            Ok(line) => line,
-            // Of a Cluster the other servers go on; what was in order once is.
-            Err(StoreError::Unavailable(_)) if ensured.is_some() => return Ok(()),
-            Err(error) => return Err(error),
-        };
-        if *ensured != Some(line.id) {
-            migrate::ensure(&self.topology, &self.keys, self.partitions).await?;
-            *ensured = Some(line.id);
+    /// Redis may have been emptied, or be another one, since the last time. Where the schema is not concerned and was in order once, it is.
+    async fn ensure_schema(&self, node: &Arc<Node>) -> Result<(), StoreError> {
+        let of_schema = self.topology.node_of(SCHEMA)?;
+        if !Arc::ptr_eq(&of_schema, node) && self.schema_line.load(Ordering::Relaxed) > 0 {
+            return Ok(());
         }
-        Ok(())
+        let ensuring = async {
+            let line = self.topology.connected(&of_schema).await?;
+            if self.schema_line.load(Ordering::Relaxed) != line.id {
+                migrate::ensure(&self.topology, &self.keys, self.partitions).await?;
+                self.schema_line.store(line.id, Ordering::Relaxed);
+            }
+            Ok(())
+        };
+        self.ensuring.take(ensuring).await
     }
 
     /// A script failed. Where the server itself said no, the line is sound; else nobody knows what is still under way on it, and it is given up.

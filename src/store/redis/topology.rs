@@ -72,7 +72,7 @@ pub struct Node {
     home: Home,
     pool: Pool,
     line: Mutex<Option<Line>>,
-    connecting: tokio::sync::Mutex<()>,
+    connecting: Turn<Line>,
 }
 
 impl Node {
@@ -95,6 +95,34 @@ impl Node {
     }
 }
 
+/// Something that one does for all: whoever wanted it before it was done takes what came of it, good or bad.
+pub struct Turn<T>(tokio::sync::Mutex<Option<(Instant, Result<T, StoreError>)>>);
+
+impl<T> Default for Turn<T> {
+    fn default() -> Self {
+        Self(tokio::sync::Mutex::default())
+    }
+}
+
+impl<T: Clone> Turn<T> {
+    /// Does it, or takes what another has done meanwhile.
+    ///
+    /// # Errors
+    /// What it came to.
+    pub async fn take(&self, work: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
+        let wanted_at = Instant::now();
+        let mut last = self.0.lock().await;
+        if let Some((at, result)) = &*last
+            && *at > wanted_at
+        {
+            return result.clone();
+        }
+        let result = work.await;
+        *last = Some((Instant::now(), result.clone()));
+        result
+    }
+}
+
 /// What a Sentinel knows of its masters, each as names and values.
 type Masters = Vec<HashMap<String, String>>;
 
@@ -111,7 +139,7 @@ pub struct Topology {
     lines: AtomicU64,
     is_doubted: AtomicBool,
     doubts: Notify,
-    finding: tokio::sync::Mutex<Option<Instant>>,
+    finding: Turn<()>,
 }
 
 impl Topology {
@@ -135,7 +163,7 @@ impl Topology {
             nodes: Mutex::default(),
             lines: AtomicU64::new(0),
             doubts: Notify::new(),
-            finding: tokio::sync::Mutex::new(None),
+            finding: Turn::default(),
         })
     }
 
@@ -217,14 +245,13 @@ impl Topology {
         if let Some(line) = node.line() {
             return Ok(line);
         }
-        let _one_at_a_time = node.connecting.lock().await;
-        if let Some(line) = node.line() {
-            return Ok(line);
-        }
-        let connection = self.connector.connect(&node.home).await.inspect_err(|_| self.doubt())?;
-        let line = Line { id: self.lines.fetch_add(1, Ordering::Relaxed) + 1, connection };
-        *node.line.lock().unwrap_or_else(PoisonError::into_inner) = Some(line.clone());
-        Ok(line)
+        let connecting = async {
+            let connection = self.connector.connect(&node.home).await.inspect_err(|_| self.doubt())?;
+            let line = Line { id: self.lines.fetch_add(1, Ordering::Relaxed) + 1, connection };
+            *node.line.lock().unwrap_or_else(PoisonError::into_inner) = Some(line.clone());
+            Ok(line)
+        };
+        node.connecting.take(connecting).await
     }
 
     fn known(&self) -> Result<Arc<Table>, StoreError> {
@@ -242,19 +269,18 @@ impl Topology {
             return Ok(node.clone());
         }
         let pool = self.connector.pool(home)?;
-        let node = Node { home: home.clone(), pool, line: Mutex::default(), connecting: tokio::sync::Mutex::default() };
+        let node = Node { home: home.clone(), pool, line: Mutex::default(), connecting: Turn::default() };
         let node = Arc::new(node);
         nodes.insert(home.clone(), node.clone());
         Ok(node)
     }
 
-    /// Asks where everything is. However many want to know, one asks at a time, and the others take what it found.
+    /// Asks where everything is.
     async fn find(&self) -> Result<(), StoreError> {
-        let wanted_at = Instant::now();
-        let mut found_at = self.finding.lock().await;
-        if found_at.is_some_and(|at| at > wanted_at) {
-            return Ok(());
-        }
+        self.finding.take(self.find_now()).await
+    }
+
+    async fn find_now(&self) -> Result<(), StoreError> {
         // What fails from here on is a new doubt.
         self.is_doubted.store(false, Ordering::Relaxed);
         let found = match self.connector.kind() {
@@ -263,7 +289,6 @@ impl Topology {
             Kind::Cluster => self.ask_cluster().await,
         };
         let table = found.inspect_err(|_| self.is_doubted.store(true, Ordering::Relaxed))?;
-        *found_at = Some(Instant::now());
         let is_news = self.table.borrow().as_deref() != Some(&table);
         if is_news {
             let homes: Vec<String> = table.homes().into_iter().map(ToString::to_string).collect();
@@ -411,6 +436,19 @@ mod tests {
         let Value::Array(mut ranges) = ranges else { panic!() };
         ranges.remove(1);
         assert_eq!(homes_of(&[0, 150], Value::Array(ranges), "me"), None, "nobody has slot 150");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_hangs_is_waited_for_once_however_many_want_it() {
+        let (turn, began) = (Turn::default(), Instant::now());
+        let hanging = || async {
+            tokio::time::sleep(Duration::from_secs(2)).await;
+            Err::<(), _>(StoreError::Unavailable("hangs".into()))
+        };
+        let results = futures_util::future::join_all((0..20).map(|_| turn.take(hanging()))).await;
+        assert!(results.iter().all(Result::is_err));
+        assert_eq!(began.elapsed(), Duration::from_secs(2));
+        assert!(turn.take(async { Ok(()) }).await.is_ok(), "who comes later tries anew");
     }
 
     #[tokio::test(start_paused = true)]
