@@ -379,6 +379,10 @@ impl Ledger {
                 if let Some(content) = content {
                     place.content = content;
                 }
+                if wanted == Wanted::Held && matches!(place.wanted, Wanted::Gone(_)) {
+                    // The removal may have happened though nobody has heard of it: it begins anew.
+                    (place.fresh, place.limit) = (true, limit);
+                }
                 place.wanted = wanted;
                 place.revision += 1;
                 place.waiting.get_or_insert_with(|| Waiting::new(count));

@@ -216,3 +216,24 @@ async fn stopping_writes_every_end_gives_the_lease_back_and_does_not_register_ag
     tokio::time::sleep(Duration::from_secs(9)).await;
     assert!(scene.store.memory.totals().await.unwrap().instances.is_empty());
 }
+
+async fn leave(session: &mut Session) -> Result<Reply, Error> {
+    session.execute(Command::Leave { channel: channel() }, &nobody()).await
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_joins_again_after_a_leave_whose_answer_was_lost_is_there() {
+    let scene = Scene::over(Rigged::open("me"));
+    let (mut session, welcome) = scene.joined().await;
+    // The leave is carried out, and then nothing is heard for a while.
+    scene.store.unanswered.store(1, Ordering::Relaxed);
+    scene.store.deaf.store(usize::MAX, Ordering::Relaxed);
+    assert_eq!(leave(&mut session).await.unwrap_err().code, Code::Unavailable);
+    assert_eq!(scene.stay(&welcome.connection).await, None);
+    let (joined, ()) = tokio::join!(join(&mut session), async {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        scene.store.deaf.store(0, Ordering::Relaxed);
+    });
+    assert!(joined.is_ok(), "{joined:?}");
+    assert!(matches!(scene.stay(&welcome.connection).await, Some(Stay::Held(_))));
+}
