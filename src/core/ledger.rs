@@ -136,9 +136,11 @@ impl Ledger {
         matches!(roster, RosterKey::Channel(_)).then(|| Counted::new(&self.members))
     }
 
-    /// Whether this instance answers for the connection in that roster.
-    pub fn knows(&self, connection: &ConnectionId, roster: &RosterKey) -> bool {
-        self.lock().accounts.get(connection).is_some_and(|account| account.places.contains_key(roster))
+    /// Whether the store may think that this instance holds the connection in that roster: it does, or says something else just now.
+    pub fn may_hold(&self, connection: &ConnectionId, roster: &RosterKey) -> bool {
+        let book = self.lock();
+        let Some(account) = book.accounts.get(connection) else { return false };
+        account.holds(roster) || account.places.get(roster).is_some_and(|place| !place.is_acknowledged())
     }
 
     /// Opens an account for a connection whose socket is here: new (take 1) or claimed. An account of an older take is dropped, its session told.

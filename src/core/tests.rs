@@ -237,3 +237,18 @@ async fn who_joins_again_after_a_leave_whose_answer_was_lost_is_there() {
     assert!(joined.is_ok(), "{joined:?}");
     assert!(matches!(scene.stay(&welcome.connection).await, Some(Stay::Held(_))));
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_resume_whose_answer_was_lost_keeps_nobody_there_who_does_not_come_again() {
+    let scene = Scene::over(Rigged::open("me"));
+    let (session, welcome) = scene.joined().await;
+    drop(session);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    scene.store.unanswered.store(1, Ordering::Relaxed);
+    let claim = ResumeClaim { user: user(), connection: welcome.connection.clone(), take: welcome.take };
+    assert!(matches!(scene.hello(Some(claim)).await, Err(HelloError::Other(error)) if error.code == Code::Unavailable));
+    assert!(scene.is_online().await);
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    assert!(!scene.is_online().await);
+    assert_eq!(scene.stay(&welcome.connection).await, None);
+}

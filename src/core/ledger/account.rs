@@ -112,6 +112,13 @@ pub(super) struct Account {
     pub(super) notices: Option<Arc<Notices>>,
 }
 
+impl Account {
+    /// Whether it is to be held there. One that is to end is not, and the store must not think so.
+    pub(super) fn holds(&self, roster: &RosterKey) -> bool {
+        self.places.get(roster).is_some_and(|place| place.wanted == Wanted::Held)
+    }
+}
+
 pub(super) fn whereabouts(account: &Account) -> Whereabouts {
     let channels = account.places.keys().filter_map(|roster| match roster {
         RosterKey::Channel(channel) => Some(channel.clone()),

@@ -368,11 +368,11 @@ async fn what_somebody_else_ended_is_told_once_and_not_held_again() {
     // Under a living socket the lease ran out: the rebirth offers it again.
     overruled(&channel("a"), Reason::InstanceLost);
     assert_eq!(scene.hears().await, None);
-    assert!(scene.ledger.knows(&scene.connection, &channel("a")));
+    assert!(scene.ledger.may_hold(&scene.connection, &channel("a")));
 
     overruled(&channel("a"), Reason::Kicked);
     assert!(matches!(scene.hears().await, Some(Notice::Left(_, Reason::Kicked))));
-    assert!(!scene.ledger.knows(&scene.connection, &channel("a")));
+    assert!(!scene.ledger.may_hold(&scene.connection, &channel("a")));
 
     overruled(&user(), Reason::Kicked);
     assert_eq!(scene.hears().await, Some(Notice::Ended(Reason::Kicked)));
@@ -391,7 +391,7 @@ async fn an_older_take_overrules_nothing() {
     scene.ledger.prove(&scene.connection);
     scene.drain();
     scene.ledger.overruled(&scene.connection, &user(), 1, Reason::Kicked);
-    assert!(scene.ledger.knows(&scene.connection, &user()));
+    assert!(scene.ledger.may_hold(&scene.connection, &user()));
 }
 
 fn lease(scene: &Scene, take: u64, beat: &Beat, is_renewal: bool) {
