@@ -143,8 +143,9 @@ impl Ledger {
         account.holds(roster) || account.places.get(roster).is_some_and(|place| !place.is_acknowledged())
     }
 
-    /// Opens an account for a connection whose socket is here: new (take 1) or claimed. An account of an older take is dropped, its session told.
-    /// Returns the owner's number, which tells the session from a later one with the same connection.
+    /// Opens an account for a connection whose socket is here: new (take 1) or claimed. An account of an older take is dropped, its session told; where
+    /// there is one of a later take, the session that asks is told, and none is opened for it.
+    /// Returns the owner's number, which tells the session from another one with the same connection.
     pub fn open(
         &self,
         connection: &ConnectionId,
@@ -156,6 +157,12 @@ impl Ledger {
         let mut book = self.lock();
         book.owners += 1;
         let owner = book.owners;
+        if book.accounts.get(connection).is_some_and(|account| account.take > take) {
+            if let Some(notices) = notices {
+                notices.end(Reason::Replaced);
+            }
+            return owner;
+        }
         let places = BTreeMap::new();
         let user = user.clone();
         let account = Account { owner, user, take, valid, token: take, needs_proof: false, places, notices };

@@ -441,3 +441,20 @@ async fn what_the_stores_list_lacks_is_sent_again() {
     assert_eq!(rosters(&scene.drain()), ["c:a"]);
     assert!(scene.is_settled());
 }
+
+#[tokio::test]
+async fn of_two_resumes_the_higher_take_has_the_connection_whichever_comes_last() {
+    let scene = Scene::new();
+    let name = UserName::parse("ann").unwrap();
+    let open = |take| {
+        let notices = Arc::new(Notices::default());
+        scene.ledger.open(&scene.connection, &name, take, 0, Some(notices.clone()));
+        notices
+    };
+    let later = open(3);
+    assert_eq!(scene.hears().await, Some(Notice::Ended(Reason::Replaced)));
+    let earlier = open(2);
+    assert!(earlier.is_over());
+    assert!(!later.is_over());
+    assert_eq!(scene.ledger.lock().accounts[&scene.connection].take, 3);
+}
