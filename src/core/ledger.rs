@@ -66,6 +66,8 @@ struct Lane {
     asks: VecDeque<(Entry, Asker)>,
     /// How many places are not acknowledged.
     waiting: Arc<AtomicUsize>,
+    /// How many of them the store may have lost.
+    owed: Arc<AtomicUsize>,
     /// Counts the resets: an answer to a batch from before one says nothing of what the store holds now.
     era: u64,
     /// The epoch of the last registration.
@@ -115,6 +117,12 @@ impl Ledger {
         let book = self.lock();
         let lane = &book.lanes[usize::from(partition)];
         lane.asks.is_empty() && lane.waiting.load(Ordering::Relaxed) == 0
+    }
+
+    /// Whether the store has acknowledged, in the epoch of now, all that this instance answered for when it registered. What has come to be wanted since
+    /// does not count: where people come all the time there is always something.
+    pub fn is_done(&self, partition: PartitionId) -> bool {
+        self.lock().lanes[usize::from(partition)].owed.load(Ordering::Relaxed) == 0
     }
 
     /// How many connections this instance answers for.

@@ -239,6 +239,9 @@ impl Ledger {
                 place.fresh = false;
                 place.limit = 0;
                 place.content.since = since;
+                if let Some(waiting) = &mut place.waiting {
+                    waiting.owe_no_more();
+                }
                 if place.revision == *revision {
                     place.content.changed = changed;
                     place.waiting = None;

@@ -458,3 +458,19 @@ async fn of_two_resumes_the_higher_take_has_the_connection_whichever_comes_last(
     assert!(!later.is_over());
     assert_eq!(scene.ledger.lock().accounts[&scene.connection].take, 3);
 }
+
+#[tokio::test]
+async fn an_instance_is_done_when_it_has_said_what_it_answered_for_though_others_come_all_the_time() {
+    let mut scene = Scene::new();
+    scene.present(&[user(), channel("a")]);
+    scene.reset(NEW_EPOCH, "e2");
+    assert!(!scene.ledger.is_done(0));
+    // While it is on its way it changes, and somebody else comes.
+    let (entries, sent) = scene.ledger.batch(0, 100);
+    drop(scene.ledger.show(&scene.connection, &channel("a"), "other".into()));
+    drop(scene.hold(&channel("b"), 15_000));
+    let outcomes = entries.iter().map(done).collect();
+    scene.ledger.answered(&scene.beat(), sent, outcomes);
+    assert!(!scene.is_settled());
+    assert!(scene.ledger.is_done(0));
+}
