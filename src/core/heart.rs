@@ -192,7 +192,7 @@ impl Heart {
             link: memory.link,
             version: self.settings.version.clone(),
             known: memory.last.as_ref().filter(|_| !memory.died).map(|(epoch, _)| epoch.clone()),
-            done: self.ledger.is_settled(self.partition),
+            done: self.ledger.is_done(self.partition),
             bye: false,
         };
         self.store.renew(self.partition, renewal).await

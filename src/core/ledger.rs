@@ -66,6 +66,8 @@ struct Lane {
     asks: VecDeque<(Entry, Asker)>,
     /// How many places are not acknowledged.
     waiting: Arc<AtomicUsize>,
+    /// How many of them the store may have lost.
+    owed: Arc<AtomicUsize>,
     /// Counts the resets: an answer to a batch from before one says nothing of what the store holds now.
     era: u64,
     /// The epoch of the last registration.
@@ -117,6 +119,12 @@ impl Ledger {
         lane.asks.is_empty() && lane.waiting.load(Ordering::Relaxed) == 0
     }
 
+    /// Whether the store has acknowledged, in the epoch of now, all that this instance answered for when it registered. What has come to be wanted since
+    /// does not count: where people come all the time there is always something.
+    pub fn is_done(&self, partition: PartitionId) -> bool {
+        self.lock().lanes[usize::from(partition)].owed.load(Ordering::Relaxed) == 0
+    }
+
     /// How many connections this instance answers for.
     pub fn len(&self) -> usize {
         self.lock().accounts.len()
@@ -136,13 +144,16 @@ impl Ledger {
         matches!(roster, RosterKey::Channel(_)).then(|| Counted::new(&self.members))
     }
 
-    /// Whether this instance answers for the connection in that roster.
-    pub fn knows(&self, connection: &ConnectionId, roster: &RosterKey) -> bool {
-        self.lock().accounts.get(connection).is_some_and(|account| account.places.contains_key(roster))
+    /// Whether the store may think that this instance holds the connection in that roster: it does, or says something else just now.
+    pub fn may_hold(&self, connection: &ConnectionId, roster: &RosterKey) -> bool {
+        let book = self.lock();
+        let Some(account) = book.accounts.get(connection) else { return false };
+        account.holds(roster) || account.places.get(roster).is_some_and(|place| !place.is_acknowledged())
     }
 
-    /// Opens an account for a connection whose socket is here: new (take 1) or claimed. An account of an older take is dropped, its session told.
-    /// Returns the owner's number, which tells the session from a later one with the same connection.
+    /// Opens an account for a connection whose socket is here: new (take 1) or claimed. An account of an older take is dropped, its session told; where
+    /// there is one of a later take, the session that asks is told, and none is opened for it.
+    /// Returns the owner's number, which tells the session from another one with the same connection.
     pub fn open(
         &self,
         connection: &ConnectionId,
@@ -154,6 +165,12 @@ impl Ledger {
         let mut book = self.lock();
         book.owners += 1;
         let owner = book.owners;
+        if book.accounts.get(connection).is_some_and(|account| account.take > take) {
+            if let Some(notices) = notices {
+                notices.end(Reason::Replaced);
+            }
+            return owner;
+        }
         let places = BTreeMap::new();
         let user = user.clone();
         let account = Account { owner, user, take, valid, token: take, needs_proof: false, places, notices };
@@ -378,6 +395,10 @@ impl Ledger {
             (Some(place), content) => {
                 if let Some(content) = content {
                     place.content = content;
+                }
+                if wanted == Wanted::Held && matches!(place.wanted, Wanted::Gone(_)) {
+                    // The removal may have happened though nobody has heard of it: it begins anew.
+                    (place.fresh, place.limit) = (true, limit);
                 }
                 place.wanted = wanted;
                 place.revision += 1;

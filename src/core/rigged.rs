@@ -1,7 +1,7 @@
 //! A store for tests: the memory store, with as many partitions as a test wants and with faults that it chooses.
 
 use std::sync::{
-    Arc,
+    Arc, Mutex,
     atomic::{AtomicBool, AtomicUsize, Ordering},
 };
 
@@ -33,6 +33,10 @@ pub(crate) struct Rigged {
     pub deaf: AtomicUsize,
     /// The partition of users settles.
     pub users_settle: AtomicBool,
+    /// As many batches are carried out, and their answers lost.
+    pub unanswered: AtomicUsize,
+    /// A partition that has lost its rows, and settles.
+    pub emptied: Mutex<Option<PartitionId>>,
     /// Every first page of what a generation holds is empty though others follow.
     pub empty_pages: bool,
 }
@@ -40,22 +44,19 @@ pub(crate) struct Rigged {
 impl Rigged {
     pub fn open(instance: &str) -> (Self, Arc<MemoryFeed>) {
         let (memory, feed) = Memory::open(TERMS, instance, 30);
-        (
-            Self {
-                memory,
-                apart: false,
-                away: 0.into(),
-                deaf: 0.into(),
-                users_settle: false.into(),
-                empty_pages: false,
-            },
-            feed,
-        )
+        let (away, deaf, unanswered, emptied) = (0.into(), 0.into(), 0.into(), Mutex::new(None));
+        let users_settle = false.into();
+        let rigged = Self { memory, apart: false, away, deaf, unanswered, emptied, users_settle, empty_pages: false };
+        (rigged, feed)
     }
 
     fn fails(count: &AtomicUsize) -> Result<(), StoreError> {
         let left = count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
         if left.is_ok() { Err(StoreError::Unavailable("rigged".into())) } else { Ok(()) }
+    }
+
+    fn is_emptied(&self, partition: PartitionId) -> bool {
+        *self.emptied.lock().unwrap() == Some(partition)
     }
 }
 
@@ -72,7 +73,11 @@ impl Store for Rigged {
     async fn renew(&self, partition: PartitionId, renewal: Renewal) -> Result<Result<Renewed, Refusal>, StoreError> {
         Self::fails(&self.away)?;
         Self::fails(&self.deaf)?;
-        self.memory.renew(partition, renewal).await
+        let mut renewed = self.memory.renew(partition, renewal).await?;
+        if let Ok(renewed) = &mut renewed {
+            renewed.beat.settling |= self.is_emptied(partition);
+        }
+        Ok(renewed)
     }
 
     async fn write(
@@ -81,7 +86,12 @@ impl Store for Rigged {
         batch: &Batch,
     ) -> Result<Result<(Beat, Vec<Outcome>), Refusal>, StoreError> {
         Self::fails(&self.away)?;
-        self.memory.write(partition, batch).await
+        let mut answer = self.memory.write(partition, batch).await?;
+        Self::fails(&self.unanswered)?;
+        if let Ok((beat, _)) = &mut answer {
+            beat.settling |= self.is_emptied(partition);
+        }
+        Ok(answer)
     }
 
     async fn sweep(&self, partition: PartitionId, sweep: &Sweep, most: usize) -> Result<Swept, StoreError> {
@@ -89,6 +99,7 @@ impl Store for Rigged {
         let mut swept = self.memory.sweep(partition, sweep, most).await?;
         swept.due.retain(|due| self.partition_of(&due.roster) == partition);
         swept.beat.settling |= self.apart && partition == 0 && self.users_settle.load(Ordering::Relaxed);
+        swept.beat.settling |= self.is_emptied(partition);
         Ok(swept)
     }
 
@@ -115,7 +126,9 @@ impl Store for Rigged {
     }
 
     async fn rows(&self, keys: &[(RosterKey, ConnectionId)]) -> Result<Vec<Option<Row>>, StoreError> {
-        self.memory.rows(keys).await
+        let rows = self.memory.rows(keys).await?;
+        let there = |(roster, _): &(RosterKey, ConnectionId)| !self.is_emptied(self.partition_of(roster));
+        Ok(keys.iter().zip(rows).map(|(key, row)| row.filter(|_| there(key))).collect())
     }
 
     async fn numbers(&self, partition: PartitionId, rosters: &[RosterKey]) -> Result<Numbers, StoreError> {

@@ -472,6 +472,10 @@ impl Session {
     }
 
     fn present(&self) -> Result<(), Error> {
+        if self.notices.is_over() {
+            // The ledger may know the connection all the same, as another session's.
+            return Err(self.lost());
+        }
         if self.user.is_some() {
             return Ok(());
         }

@@ -13,7 +13,7 @@ use crate::{
         member::Whereabouts,
         name::{ConnectionId, RosterKey},
         partition::{Due, Sweep, Swept},
-        roster::{Ask, Entry, Generation},
+        roster::{Ask, Entry, Generation, Outcome},
     },
     metrics::Metrics,
     store::{PartitionId, Store, StoreError},
@@ -190,7 +190,7 @@ impl Sweeper {
         looked.into_iter().filter(|(_, is_settled)| !is_settled).map(|(other, _)| other).collect()
     }
 
-    /// Lets go of what the store thinks this instance holds and it does not know; sends again what the store should know and does not.
+    /// Lets go of what the store thinks this instance holds and it does not; sends again what the store should know and does not.
     async fn compare(&self) -> Result<(), StoreError> {
         let Some(standing) = self.pulse.standing() else { return Ok(()) };
         self.ledger.drop_ended(self.partition, &standing.beat, SLACK_MS);
@@ -205,12 +205,15 @@ impl Sweeper {
             }
         }
         for (roster, connection) in &held {
-            if !self.ledger.knows(connection, roster) {
+            if !self.ledger.may_hold(connection, roster) {
                 let entry = Entry { roster: roster.clone(), connection: connection.clone(), ask: Ask::Release };
                 let Some(answer) = self.ledger.ask(entry) else { break };
                 match timeout(Duration::from_secs(5), answer).await {
-                    Ok(Ok((outcome, _))) => tracing::info!(?outcome, "let go of a row that this instance did not know"),
-                    // It has come to be known meanwhile, or the batch failed: the next comparison sees.
+                    Ok(Ok((Outcome::Done { .. }, _))) => {
+                        tracing::info!("let go of a row that this instance does not hold")
+                    }
+                    Ok(Ok(_)) => {}
+                    // It has come to be held meanwhile, or the batch failed: the next comparison sees.
                     Ok(Err(_)) => {}
                     // Nobody answers: sweeping must not wait for each of them.
                     Err(_) => break,

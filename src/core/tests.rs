@@ -235,3 +235,39 @@ async fn a_place_in_a_channel_stays_while_the_users_partition_may_be_about_to_sa
     tokio::time::sleep(Duration::from_secs(5)).await;
     assert_eq!(scene.stay(&connection).await, None);
 }
+
+async fn leave(session: &mut Session) -> Result<Reply, Error> {
+    session.execute(Command::Leave { channel: channel() }, &nobody()).await
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_joins_again_after_a_leave_whose_answer_was_lost_is_there() {
+    let scene = Scene::over(Rigged::open("me"));
+    let (mut session, welcome) = scene.joined().await;
+    // The leave is carried out, and then nothing is heard for a while.
+    scene.store.unanswered.store(1, Ordering::Relaxed);
+    scene.store.deaf.store(usize::MAX, Ordering::Relaxed);
+    assert_eq!(leave(&mut session).await.unwrap_err().code, Code::Unavailable);
+    assert_eq!(scene.stay(&welcome.connection).await, None);
+    let (joined, ()) = tokio::join!(join(&mut session), async {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        scene.store.deaf.store(0, Ordering::Relaxed);
+    });
+    assert!(joined.is_ok(), "{joined:?}");
+    assert!(matches!(scene.stay(&welcome.connection).await, Some(Stay::Held(_))));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_resume_whose_answer_was_lost_keeps_nobody_there_who_does_not_come_again() {
+    let scene = Scene::over(Rigged::open("me"));
+    let (session, welcome) = scene.joined().await;
+    drop(session);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    scene.store.unanswered.store(1, Ordering::Relaxed);
+    let claim = ResumeClaim { user: user(), connection: welcome.connection.clone(), take: welcome.take };
+    assert!(matches!(scene.hello(Some(claim)).await, Err(HelloError::Other(error)) if error.code == Code::Unavailable));
+    assert!(scene.is_online().await);
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    assert!(!scene.is_online().await);
+    assert_eq!(scene.stay(&welcome.connection).await, None);
+}

@@ -55,11 +55,22 @@ pub(super) struct Waiting {
     /// Since when.
     pub(super) since: Instant,
     _counted: Counted,
+    owed: Option<Counted>,
 }
 
 impl Waiting {
     pub(super) fn new(count: &Arc<AtomicUsize>) -> Self {
-        Self { since: Instant::now(), _counted: Counted::new(count) }
+        Self { since: Instant::now(), _counted: Counted::new(count), owed: None }
+    }
+
+    /// The store may have lost it: it counts there too until the store has it again.
+    pub(super) fn owe(&mut self, count: &Arc<AtomicUsize>) {
+        self.owed.get_or_insert_with(|| Counted::new(count));
+    }
+
+    /// It stands in the store, if not as it is wanted by now.
+    pub(super) fn owe_no_more(&mut self) {
+        self.owed = None;
     }
 }
 
@@ -110,6 +121,13 @@ pub(super) struct Account {
     pub(super) needs_proof: bool,
     pub(super) places: BTreeMap<RosterKey, Place>,
     pub(super) notices: Option<Arc<Notices>>,
+}
+
+impl Account {
+    /// Whether it is to be held there. One that is to end is not, and the store must not think so.
+    pub(super) fn holds(&self, roster: &RosterKey) -> bool {
+        self.places.get(roster).is_some_and(|place| place.wanted == Wanted::Held)
+    }
 }
 
 pub(super) fn whereabouts(account: &Account) -> Whereabouts {

@@ -75,7 +75,10 @@ impl Ledger {
                 if place.partition != partition {
                     continue;
                 }
-                place.waiting.get_or_insert_with(|| Waiting::new(&lane.waiting));
+                let waiting = place.waiting.get_or_insert_with(|| Waiting::new(&lane.waiting));
+                if place.sent {
+                    waiting.owe(&lane.owed);
+                }
                 place.fresh |= reset.epoch;
                 // What was never sent cannot have been lost, and its socket has only just spoken.
                 reborn |= reset.reborn && place.sent && place.wanted == Wanted::Held;

@@ -32,22 +32,21 @@ pub(crate) enum Sent {
         era: u64,
         wanted_at: Instant,
     },
-    /// A question asked once, of this row.
-    Ask(RosterKey, ConnectionId, Asker),
+    /// A question asked once, of this row. What it may make this instance hold without knowing is let go of where the answer is lost.
+    Ask { roster: RosterKey, connection: ConnectionId, asker: Asker, may_hold: bool },
 }
 
 impl Ledger {
     /// The next question that is still to be asked: not one whose asker gave up, so that it is not carried out after an outage, and not a release of
-    /// what has come to be known here since.
+    /// what has come to be held here since.
     pub(in crate::core::ledger) fn live_ask(
         lane: &mut Lane,
         accounts: &HashMap<ConnectionId, Account>,
     ) -> Option<(Entry, Asker)> {
         while let Some((entry, asker)) = lane.asks.pop_front() {
-            let is_known =
-                || accounts.get(&entry.connection).is_some_and(|account| account.places.contains_key(&entry.roster));
+            let is_held = || accounts.get(&entry.connection).is_some_and(|account| account.holds(&entry.roster));
             let is_void =
-                asker.as_ref().is_some_and(oneshot::Sender::is_closed) || (entry.ask == Ask::Release && is_known());
+                asker.as_ref().is_some_and(oneshot::Sender::is_closed) || (entry.ask == Ask::Release && is_held());
             if !is_void {
                 return Some((entry, asker));
             }
@@ -121,7 +120,13 @@ impl Ledger {
         while entries.len() < most
             && let Some((entry, asker)) = Self::live_ask(lane, accounts)
         {
-            sent.push(Sent::Ask(entry.roster.clone(), entry.connection.clone(), asker));
+            let may_hold = matches!(entry.ask, Ask::Claim { .. } | Ask::Release);
+            sent.push(Sent::Ask {
+                roster: entry.roster.clone(),
+                connection: entry.connection.clone(),
+                asker,
+                may_hold,
+            });
             entries.push(entry);
         }
         (entries, sent)
@@ -181,7 +186,7 @@ impl Ledger {
         let mut book = self.lock();
         for (sent, outcome) in sent.into_iter().zip(outcomes) {
             match sent {
-                Sent::Ask(roster, connection, asker) => {
+                Sent::Ask { roster, connection, asker, .. } => {
                     let unheard = asker.and_then(|asker| asker.send((outcome, beat.clone())).err());
                     if let Some((Outcome::Claimed { .. }, _)) = unheard {
                         // The one who took the connection has given up: it ends like one whose socket broke.
@@ -193,12 +198,15 @@ impl Ledger {
         }
     }
 
-    /// A batch failed or was refused: its places are sent again, its questions are lost.
+    /// A batch failed or was refused: its places are sent again, its questions are lost. A claim may have been carried out all the same, for one who may
+    /// not come again: the connection ends like one whose socket broke.
     pub fn failed(&self, sent: Vec<Sent>) {
         let mut book = self.lock();
         for sent in sent {
-            if let Sent::Place { connection, roster, .. } = sent {
-                self.queue(&mut book, &connection, &roster);
+            match sent {
+                Sent::Place { connection, roster, .. } => self.queue(&mut book, &connection, &roster),
+                Sent::Ask { roster, connection, may_hold: true, .. } => self.release(&mut book, &connection, &roster),
+                Sent::Ask { .. } => {}
             }
         }
     }
@@ -231,6 +239,9 @@ impl Ledger {
                 place.fresh = false;
                 place.limit = 0;
                 place.content.since = since;
+                if let Some(waiting) = &mut place.waiting {
+                    waiting.owe_no_more();
+                }
                 if place.revision == *revision {
                     place.content.changed = changed;
                     place.waiting = None;

@@ -368,11 +368,11 @@ async fn what_somebody_else_ended_is_told_once_and_not_held_again() {
     // Under a living socket the lease ran out: the rebirth offers it again.
     overruled(&channel("a"), Reason::InstanceLost);
     assert_eq!(scene.hears().await, None);
-    assert!(scene.ledger.knows(&scene.connection, &channel("a")));
+    assert!(scene.ledger.may_hold(&scene.connection, &channel("a")));
 
     overruled(&channel("a"), Reason::Kicked);
     assert!(matches!(scene.hears().await, Some(Notice::Left(_, Reason::Kicked))));
-    assert!(!scene.ledger.knows(&scene.connection, &channel("a")));
+    assert!(!scene.ledger.may_hold(&scene.connection, &channel("a")));
 
     overruled(&user(), Reason::Kicked);
     assert_eq!(scene.hears().await, Some(Notice::Ended(Reason::Kicked)));
@@ -391,7 +391,7 @@ async fn an_older_take_overrules_nothing() {
     scene.ledger.prove(&scene.connection);
     scene.drain();
     scene.ledger.overruled(&scene.connection, &user(), 1, Reason::Kicked);
-    assert!(scene.ledger.knows(&scene.connection, &user()));
+    assert!(scene.ledger.may_hold(&scene.connection, &user()));
 }
 
 fn lease(scene: &Scene, take: u64, beat: &Beat, is_renewal: bool) {
@@ -440,4 +440,37 @@ async fn what_the_stores_list_lacks_is_sent_again() {
     assert!(!scene.is_settled());
     assert_eq!(rosters(&scene.drain()), ["c:a"]);
     assert!(scene.is_settled());
+}
+
+#[tokio::test]
+async fn of_two_resumes_the_higher_take_has_the_connection_whichever_comes_last() {
+    let scene = Scene::new();
+    let name = UserName::parse("ann").unwrap();
+    let open = |take| {
+        let notices = Arc::new(Notices::default());
+        scene.ledger.open(&scene.connection, &name, take, 0, Some(notices.clone()));
+        notices
+    };
+    let later = open(3);
+    assert_eq!(scene.hears().await, Some(Notice::Ended(Reason::Replaced)));
+    let earlier = open(2);
+    assert!(earlier.is_over());
+    assert!(!later.is_over());
+    assert_eq!(scene.ledger.lock().accounts[&scene.connection].take, 3);
+}
+
+#[tokio::test]
+async fn an_instance_is_done_when_it_has_said_what_it_answered_for_though_others_come_all_the_time() {
+    let mut scene = Scene::new();
+    scene.present(&[user(), channel("a")]);
+    scene.reset(NEW_EPOCH, "e2");
+    assert!(!scene.ledger.is_done(0));
+    // While it is on its way it changes, and somebody else comes.
+    let (entries, sent) = scene.ledger.batch(0, 100);
+    drop(scene.ledger.show(&scene.connection, &channel("a"), "other".into()));
+    drop(scene.hold(&channel("b"), 15_000));
+    let outcomes = entries.iter().map(done).collect();
+    scene.ledger.answered(&scene.beat(), sent, outcomes);
+    assert!(!scene.is_settled());
+    assert!(scene.ledger.is_done(0));
 }

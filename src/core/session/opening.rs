@@ -80,6 +80,10 @@ impl Session {
         self.owner = self.core.ledger.open(&self.connection, user, row.take, row.valid, Some(self.notices.clone()));
         self.unconfirmed = true;
         let take = row.take;
+        if self.notices.is_over() {
+            // Another socket has taken it since; this one is closed.
+            return Ok(Some(take));
+        }
         let mut waits = Vec::new();
         for (channel, found) in channels.into_iter().zip(rows) {
             let Some(found) = found.filter(|found| found.take <= take && found.user == *user) else { continue };
