@@ -4,6 +4,8 @@
 
 mod harness;
 
+#[path = "chaos/audit.rs"]
+mod audit;
 #[path = "chaos/crash.rs"]
 mod crash;
 #[path = "chaos/feed.rs"]

@@ -25,7 +25,9 @@ use self::{
     keys::{Keys, PartitionKeys},
     scripts::Scripts,
 };
-use super::{Counted, Index, Numbers, PartitionId, Person, Reading, Renewed, Settings, Store, StoreError, Totals};
+use super::{
+    Audited, Counted, Index, Numbers, PartitionId, Person, Reading, Renewed, Settings, Store, StoreError, Totals,
+};
 use crate::domain::{
     name::{ChannelName, ConnectionId, RosterKey, UserName},
     partition::{Batch, Beat, Refusal, Renewal, Sweep, Swept, Terms},
@@ -303,7 +305,7 @@ impl Store for Redis {
         Ok(codec::swept(beat, item)?)
     }
 
-    async fn audit(&self, partition: PartitionId, cursor: Option<String>) -> Result<Option<String>, StoreError> {
+    async fn audit(&self, partition: PartitionId, cursor: Option<String>) -> Result<Audited, StoreError> {
         let keys = self.keys.partition(partition);
         let mut walk = Walk::begin(&keys, self.reader().await?).await?;
         let next = walk.page(&Cursor::from_text(cursor.as_deref())).await?;
@@ -312,7 +314,7 @@ impl Store for Redis {
             let (rosters, call) = codec::audit_call(&suspects);
             self.run_unrefused(&self.scripts.audit, &keys, None, &rosters, &call).await?;
         }
-        Ok(next.text())
+        Ok(Audited { next: next.text(), asked: walk.asked })
     }
 
     async fn held(

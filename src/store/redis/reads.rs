@@ -4,8 +4,14 @@ use std::collections::{BTreeMap, HashMap};
 
 use futures_util::future::try_join_all;
 use redis::{FromRedisValue, Pipeline, Value, aio::MultiplexedConnection};
+use tokio::time::timeout;
 
-use super::{Redis, client::failed, codec, keys::Keys};
+use super::{
+    Redis,
+    client::{ANSWER, failed},
+    codec,
+    keys::Keys,
+};
 use crate::{
     domain::{
         member::Occupancy,
@@ -59,7 +65,10 @@ impl Answers {
 impl Redis {
     /// A connection for plain reads.
     pub(super) async fn reader(&self) -> Result<MultiplexedConnection, StoreError> {
-        let pooled = self.pool.get().await.map_err(|error| match error {
+        // The pool tries all its connections, one after the other, each for as long as an answer may take: once is enough.
+        let pooled = timeout(ANSWER, self.pool.get()).await;
+        let pooled = pooled.map_err(|_| StoreError::Unavailable("no connection answers".into()))?;
+        let pooled = pooled.map_err(|error| match error {
             deadpool_redis::PoolError::Backend(error) => failed(&error),
             other => StoreError::Unavailable(other.to_string()),
         })?;
