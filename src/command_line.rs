@@ -248,6 +248,7 @@ fn describe(settings: &Settings) -> String {
     line("presence.instance_lease_ms", &presence.instance_lease_ms);
     line("presence.instance_renew_ms", &presence.instance_renew_ms);
     line("presence.settle_ms", &presence.settle_ms);
+    line("presence.audit_ms", &presence.audit_ms);
     line("presence.idle_after_ms", &presence.idle_after_ms);
     line("presence.away_after_ms", &presence.away_after_ms);
     line("presence.typing_ms", &presence.typing_ms);

@@ -4,6 +4,8 @@
 
 mod harness;
 
+#[path = "chaos/audit.rs"]
+mod audit;
 #[path = "chaos/cluster.rs"]
 mod cluster;
 #[path = "chaos/crash.rs"]

@@ -124,6 +124,7 @@ fn presence(settings: &Settings) -> Result<(), Error> {
     within("presence.instance_lease_ms", presence.instance_lease_ms, 300..=300_000)?;
     within("presence.instance_renew_ms", presence.instance_renew_ms, 100..=60_000)?;
     within("presence.settle_ms", presence.settle_ms, 200..=60_000)?;
+    within("presence.audit_ms", presence.audit_ms, 1_000..=86_400_000)?;
     within("presence.idle_after_ms", presence.idle_after_ms, 1_000..=86_400_000)?;
     within("presence.away_after_ms", presence.away_after_ms, 1_000..=86_400_000)?;
     within("presence.typing_ms", presence.typing_ms, 500..=60_000)?;

@@ -103,6 +103,7 @@ impl Core {
                 store: store.clone(),
                 ledger: ledger.clone(),
                 pulse: pulse.clone(),
+                settings: settings.clone(),
                 metrics: metrics.clone(),
             };
             hearts.push(vital::spawn("heart", heart.run()));

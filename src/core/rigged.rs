@@ -14,7 +14,7 @@ use crate::{
         roster::{Generation, Outcome, Row},
     },
     store::{
-        Counted, Index, Numbers, PartitionId, Person, Reading, Renewed, Store, StoreError, Totals,
+        Audited, Counted, Index, Numbers, PartitionId, Person, Reading, Renewed, Store, StoreError, Totals,
         memory::{Memory, MemoryFeed},
     },
 };
@@ -103,7 +103,7 @@ impl Store for Rigged {
         Ok(swept)
     }
 
-    async fn audit(&self, partition: PartitionId, cursor: Option<String>) -> Result<Option<String>, StoreError> {
+    async fn audit(&self, partition: PartitionId, cursor: Option<String>) -> Result<Audited, StoreError> {
         self.memory.audit(partition, cursor).await
     }
 

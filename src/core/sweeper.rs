@@ -7,7 +7,7 @@ use futures_util::future::join_all;
 use rand::RngExt as _;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::{heart::Pulse, ledger::Ledger};
+use super::{heart::Pulse, ledger::Ledger, settings::Settings};
 use crate::{
     domain::{
         member::Whereabouts,
@@ -16,16 +16,17 @@ use crate::{
         roster::{Ask, Entry, Generation, Outcome},
     },
     metrics::Metrics,
-    store::{PartitionId, Store, StoreError},
+    store::{Audited, PartitionId, Store, StoreError},
 };
 
 /// The most rows that one call ends.
 const ROWS: usize = 100;
 /// How often this instance compares its `held` set with what it knows.
 const COMPARE: Duration = Duration::from_secs(60);
-/// Between two passes of the audit, and between its pages.
-const AUDIT: Duration = Duration::from_secs(300);
-const AUDIT_PAGE: Duration = Duration::from_millis(200);
+/// The audit pauses so long for each command that a page has cost, longer with several partitions: ten a second at most in all, however many are here.
+const AUDIT_PACE: Duration = Duration::from_millis(100);
+/// Before an audit that failed goes on.
+const AUDIT_RETRY: Duration = Duration::from_secs(10);
 /// While an epoch settles, how often its close is tried.
 const SETTLING: Duration = Duration::from_millis(500);
 /// What is forgotten later than its deadline though nobody said that it ended, milliseconds.
@@ -36,7 +37,18 @@ pub(crate) struct Sweeper {
     pub store: Arc<dyn Store>,
     pub ledger: Arc<Ledger>,
     pub pulse: Arc<Pulse>,
+    pub settings: Arc<Settings>,
     pub metrics: Arc<Metrics>,
+}
+
+/// Where the audit stands.
+struct Audit {
+    /// When the next page is looked at.
+    at: Instant,
+    cursor: Option<String>,
+    begun: Instant,
+    /// What a new epoch has not confirmed is to be found at once.
+    hurries: bool,
 }
 
 impl Sweeper {
@@ -45,52 +57,76 @@ impl Sweeper {
         // Spread over the instances.
         let spread = rand::rng().random_range(0.5..1.0);
         let mut compare_at = Instant::now() + COMPARE.mul_f64(spread);
-        let mut audit_at = Instant::now() + AUDIT.mul_f64(spread);
-        let mut audit_cursor = None;
+        let first = Instant::now() + self.audit_every().mul_f64(spread);
+        let mut audit = Audit { at: first, cursor: None, begun: first, hurries: false };
         let mut was_settling = false;
+        // The latest beat, by presence time, and when it was seen.
+        let mut seen = (0, Instant::now());
         loop {
             let Ok(held) = standing.wait_for(Option::is_some).await.map(|held| held.clone()) else { return };
             let beat = held.expect("waited for").beat;
             if was_settling && !beat.settling {
-                // What nobody confirmed is found at once.
-                (compare_at, audit_at) = (Instant::now(), Instant::now());
+                let now = Instant::now();
+                compare_at = now;
+                audit = Audit { at: now, cursor: None, begun: now, hurries: true };
             }
             was_settling = beat.settling;
+            if seen.0 != beat.now {
+                seen = (beat.now, Instant::now());
+            }
             let due_in = beat.next_due.map_or(COMPARE, |due| Duration::from_millis(due.saturating_sub(beat.now)));
             let due_in = due_in.max(Duration::from_millis(20));
             let due_in = if beat.settling { due_in.min(SETTLING) } else { due_in };
-            let until = (Instant::now() + due_in).min(compare_at).min(audit_at);
+            let due_at = seen.1 + due_in;
+            let until = due_at.min(compare_at).min(audit.at);
             tokio::select! {
                 () = tokio::time::sleep_until(until) => {}
                 _ = standing.changed() => continue,
             }
-            // Instances wake for the same deadline: the first does the work.
-            let jitter = rand::rng().random_range(0..40);
-            sleep(Duration::from_millis(jitter)).await;
-            let result = self.sweep().await;
             let now = Instant::now();
-            let result = match result {
-                Ok(()) if now >= compare_at => {
-                    compare_at = now + COMPARE;
-                    self.compare().await
-                }
-                Ok(()) if now >= audit_at => match self.store.audit(self.partition, audit_cursor.take()).await {
-                    Ok(next) => {
-                        audit_at = now + if next.is_some() { AUDIT_PAGE } else { AUDIT };
-                        audit_cursor = next;
-                        Ok(())
-                    }
-                    Err(error) => {
-                        audit_at = now + AUDIT_PAGE * 50;
-                        Err(error)
-                    }
-                },
-                other => other,
+            let result = if now >= due_at {
+                // Instances wake for the same deadline: the first does the work.
+                let jitter = rand::rng().random_range(0..40);
+                sleep(Duration::from_millis(jitter)).await;
+                self.sweep().await
+            } else if now >= compare_at {
+                compare_at = now + COMPARE;
+                self.compare().await
+            } else {
+                self.audit(&mut audit).await
             };
             if let Err(error) = result {
                 self.metrics.sweeps_failed.inc();
                 tracing::debug!(%error, "sweeping failed");
                 sleep(Duration::from_secs(1)).await;
+            }
+        }
+    }
+
+    fn audit_every(&self) -> Duration {
+        Duration::from_millis(self.settings.presence.audit_ms)
+    }
+
+    /// One page. The next pass begins when this one is over, and no sooner than a period after its beginning.
+    async fn audit(&self, audit: &mut Audit) -> Result<(), StoreError> {
+        if audit.cursor.is_none() {
+            audit.begun = Instant::now();
+        }
+        match self.store.audit(self.partition, audit.cursor.clone()).await {
+            Ok(Audited { next, asked }) => {
+                let pause =
+                    if audit.hurries { Duration::ZERO } else { AUDIT_PACE * asked * self.store.partitions().into() };
+                audit.at = Instant::now() + pause;
+                if next.is_none() {
+                    audit.at = audit.at.max(audit.begun + self.audit_every());
+                    audit.hurries = false;
+                }
+                audit.cursor = next;
+                Ok(())
+            }
+            Err(error) => {
+                audit.at = Instant::now() + AUDIT_RETRY;
+                Err(error)
             }
         }
     }

@@ -31,6 +31,7 @@ fn settings() -> Settings {
             away_after_ms: 300_000,
             typing_ms: 3_000,
             last_seen_days: 30,
+            audit_ms: 300_000,
         },
         limits: Limits {
             frame_bytes: 65_536,

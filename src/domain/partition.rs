@@ -530,8 +530,11 @@ impl Partition {
                 Stay::Held(me.clone())
             }
             Keep::Ending { remaining_ms } => {
+                // The end that a lost lease brought is not what the holder means: it may know of a break that came later.
                 let set = before.as_ref().is_some_and(|row| {
-                    row.take == take && row.epoch == epoch && matches!(row.stay, Stay::Ending { .. })
+                    let is_meant = |reason| reason != Reason::InstanceLost;
+                    let ends = matches!(row.stay, Stay::Ending { reason, .. } if is_meant(reason));
+                    row.take == take && row.epoch == epoch && ends
                 });
                 if !set || !self.ending.contains_key(&key) {
                     self.ending.insert(key, now + remaining_ms);

@@ -25,6 +25,8 @@ pub struct Presence {
     pub instance_renew_ms: u64,
     /// How long a new epoch settles at least, in presence time.
     pub settle_ms: u64,
+    /// How often an instance looks through all rows for what nothing alive answers for.
+    pub audit_ms: u64,
     /// Without activity for so long, a user is idle.
     pub idle_after_ms: u64,
     /// Without activity for so long, a user is away.

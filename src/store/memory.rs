@@ -9,8 +9,8 @@ use async_trait::async_trait;
 use tokio::time::Instant;
 
 use super::{
-    Counted, Feed, FeedEvent, Index, Numbers, PartitionId, Person, Reading, Renewed, Store, StoreError, Totals,
-    queue::Queue,
+    Audited, Counted, Feed, FeedEvent, Index, Numbers, PartitionId, Person, Reading, Renewed, Store, StoreError,
+    Totals, queue::Queue,
 };
 use crate::domain::{
     name::{ChannelName, ConnectionId, RosterKey, UserName},
@@ -149,7 +149,7 @@ impl Store for Memory {
         Ok(self.with(|partition, at| partition.sweep(at, sweep, most)))
     }
 
-    async fn audit(&self, _: PartitionId, cursor: Option<String>) -> Result<Option<String>, StoreError> {
+    async fn audit(&self, _: PartitionId, cursor: Option<String>) -> Result<Audited, StoreError> {
         let after = cursor.as_deref().and_then(RosterKey::from_stored);
         Ok(self.with(|partition, at| {
             partition.forget_seen_before(at.wall_ms.saturating_sub(self.last_seen_ms));
@@ -163,7 +163,8 @@ impl Store for Memory {
                 })
                 .collect();
             partition.audit(at, &rows);
-            page.last().filter(|_| page.len() == AUDIT_PAGE).map(RosterKey::to_string)
+            let next = page.last().filter(|_| page.len() == AUDIT_PAGE).map(RosterKey::to_string);
+            Audited { next, asked: 0 }
         }))
     }
 

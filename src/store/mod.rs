@@ -94,6 +94,15 @@ pub struct Person {
     pub last_seen: Option<u64>,
 }
 
+/// What a page of an audit has come to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Audited {
+    /// Where the next page begins; none after the last.
+    pub next: Option<String>,
+    /// How many commands it took, about.
+    pub asked: u32,
+}
+
 /// Which index is listed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Index {
@@ -137,8 +146,7 @@ pub trait Store: Send + Sync + 'static {
     async fn sweep(&self, partition: PartitionId, sweep: &Sweep, most: usize) -> Result<Swept, StoreError>;
 
     /// Looks at a page of rosters, mends their index and lets rows end that nothing alive answers for.
-    /// Returns the cursor of the next page, or none after the last.
-    async fn audit(&self, partition: PartitionId, cursor: Option<String>) -> Result<Option<String>, StoreError>;
+    async fn audit(&self, partition: PartitionId, cursor: Option<String>) -> Result<Audited, StoreError>;
 
     /// A page of what a generation holds in a partition, with the cursor of the next; about `most` rows.
     async fn held(

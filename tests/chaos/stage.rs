@@ -115,6 +115,11 @@ impl<R> Stage<R> {
         }
     }
 
+    /// The name of a key in Redis, of the only partition there is.
+    pub fn key(&self, name: &str) -> String {
+        format!("{}:{{0}}:{name}", self.settings[0][1].1)
+    }
+
     /// Starts the instance of a place again, at its address, and waits until it is ready.
     pub async fn start_again(&mut self, place: usize) {
         self.instances[place] = Instance::start(&self.settings[place]).await;

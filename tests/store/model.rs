@@ -191,7 +191,7 @@ impl Pair {
                 self.sweep(&[], false, 20).await?;
                 let mut cursor = None;
                 loop {
-                    cursor = self.stores[0].audit(0, cursor).await.unwrap();
+                    cursor = self.stores[0].audit(0, cursor).await.unwrap().next;
                     if cursor.is_none() {
                         break;
                     }

@@ -52,7 +52,7 @@ fn entry(room: &str, connection: &str, take: u64) -> Entry {
 async fn audit_all(w: &World) {
     let mut cursor = None;
     loop {
-        cursor = w.store.audit(0, cursor).await.unwrap();
+        cursor = w.store.audit(0, cursor).await.unwrap().next;
         if cursor.is_none() {
             return;
         }

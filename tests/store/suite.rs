@@ -45,6 +45,7 @@ suite! {
     a_row_that_its_holder_does_not_know_ends_after_its_grace
     two_users_never_share_a_connection
     the_rows_of_a_dead_instance_end_and_its_writes_are_refused
+    who_broke_while_the_instance_was_out_of_reach_has_the_whole_grace_when_it_says_so
     an_instance_that_says_goodbye_is_forgotten
     a_batch_of_another_epoch_is_refused
     a_batch_over_another_link_is_refused
@@ -336,6 +337,33 @@ async fn the_rows_of_a_dead_instance_end_and_its_writes_are_refused(mut w: World
     assert!(matches!(other.ask(&room, &id("a"), enter(2, "ann", "{}")).await, Outcome::Done { .. }));
 }
 
+async fn who_broke_while_the_instance_was_out_of_reach_has_the_whole_grace_when_it_says_so(mut w: World) {
+    let room = channel("room:1");
+    let mut other = w.another("ib").await;
+    other.ask(&room, &id("a"), enter(1, "ann", "{}")).await;
+    w.pass(10_100).await;
+    w.sweep().await;
+    assert!(matches!(w.row(&room, &id("a")).await.unwrap().stay, Stay::Ending { reason: Reason::InstanceLost, .. }));
+    w.pass(2_900).await;
+    // It could not say so before: the socket broke a moment ago.
+    other.me.number += 1;
+    other.epochs.clear();
+    other.register().await;
+    let broken = as_kept(enter(1, "ann", "{}"), Keep::Ending { remaining_ms: 15_000 });
+    assert!(matches!(other.ask(&room, &id("a"), broken.clone()).await, Outcome::Done { .. }));
+    // By the end of the lease it would have ended after 21 s.
+    w.pass(8_100).await;
+    w.sweep().await;
+    assert!(w.row(&room, &id("a")).await.is_some(), "the grace began when it broke");
+    w.pass(6_800).await;
+    w.sweep().await;
+    let row = w.row(&room, &id("a")).await.expect("the grace is not over");
+    assert!(matches!(row.stay, Stay::Ending { reason: Reason::Timeout, .. }), "{row:?}");
+    w.pass(200).await;
+    w.sweep().await;
+    assert_eq!(w.row(&room, &id("a")).await, None);
+}
+
 async fn an_instance_that_says_goodbye_is_forgotten(w: World) {
     let room = channel("room:1");
     let mut other = w.another("ib").await;
@@ -526,7 +554,7 @@ async fn an_audit_finds_nothing_wrong(mut w: World) {
         let mut cursor = None;
         let mut pages = 0;
         loop {
-            cursor = w.store.audit(partition, cursor).await.unwrap();
+            cursor = w.store.audit(partition, cursor).await.unwrap().next;
             pages += 1;
             assert!(pages < 100, "a walk ends");
             if cursor.is_none() {

@@ -18,8 +18,8 @@ use crate::{
     store::StoreError,
 };
 
-/// How many rosters a page has, about.
-const PAGE: usize = 100;
+/// How many rosters a page has, about: each costs a command or more, and whoever walks slowly pauses after a page.
+const PAGE: usize = 20;
 /// How many rows or users are read at once.
 const CHUNK: usize = 500;
 /// How many suspects a call of the script looks at.
@@ -41,18 +41,22 @@ type Scanned = (String, Vec<(Vec<u8>, Vec<u8>)>);
 pub struct Cursor {
     phase: Phase,
     at: String,
+    /// A small collection comes whole, whatever is asked for: how many of it have been looked at.
+    skip: usize,
 }
 
 impl Cursor {
     /// Reads back what [`Cursor::text`] gave; anything else is the beginning.
     pub fn from_text(text: Option<&str>) -> Self {
-        let (phase, at) = text.and_then(|text| text.split_once(':')).unwrap_or(("v", "0"));
+        let mut parts = text.unwrap_or("v:0:0").splitn(3, ':');
+        let mut part = || parts.next().unwrap_or("0");
+        let (phase, at, skip) = (part(), part(), part().parse().unwrap_or(0));
         let phase = match phase {
             "o" => Phase::Online,
             "c" => Phase::Occupied,
             _ => Phase::Versions,
         };
-        Self { phase, at: at.to_owned() }
+        Self { phase, at: at.to_owned(), skip }
     }
 
     /// The cursor as text; none at the end.
@@ -62,18 +66,17 @@ impl Cursor {
             Phase::Online => 'o',
             Phase::Occupied => 'c',
         };
-        (self.at != "end").then(|| format!("{letter}:{}", self.at))
+        (self.at != "end").then(|| format!("{letter}:{}:{}", self.at, self.skip))
     }
 
     fn after(phase: Phase, at: String) -> Self {
-        if at != "0" {
-            return Self { phase, at };
-        }
-        match phase {
-            Phase::Versions => Self { phase: Phase::Online, at },
-            Phase::Online => Self { phase: Phase::Occupied, at },
-            Phase::Occupied => Self { phase, at: "end".to_owned() },
-        }
+        let (phase, at) = match phase {
+            phase if at != "0" => (phase, at),
+            Phase::Versions => (Phase::Online, at),
+            Phase::Online => (Phase::Occupied, at),
+            Phase::Occupied => (phase, "end".to_owned()),
+        };
+        Self { phase, at, skip: 0 }
     }
 }
 
@@ -84,6 +87,8 @@ pub struct Walk<'a> {
     epoch: String,
     closed: bool,
     leased: HashSet<String>,
+    /// How many commands it has cost.
+    pub asked: u32,
     /// What was found.
     pub suspects: Suspects,
 }
@@ -106,10 +111,11 @@ impl<'a> Walk<'a> {
             .await
             .map_err(|error| failed(&error))?;
         let (epoch, closed) = (state.0.unwrap_or_default(), state.1 == Some(1));
-        Ok(Self { keys, connection, epoch, closed, leased, suspects: Suspects::default() })
+        Ok(Self { keys, connection, epoch, closed, leased, asked: 2, suspects: Suspects::default() })
     }
 
     async fn ask<T: FromRedisValue>(&mut self, command: &redis::Cmd) -> Result<T, StoreError> {
+        self.asked += 1;
         command.query_async(&mut self.connection).await.map_err(|error| failed(&error))
     }
 
@@ -125,59 +131,80 @@ impl<'a> Walk<'a> {
         };
         let scan = cmd(command).arg(key).arg(&cursor.at).arg("COUNT").arg(PAGE).to_owned();
         let (next, found): Scanned = self.ask(&scan).await?;
-        let names = found.into_iter().filter_map(|(name, _)| String::from_utf8(name).ok());
+        let after = match found.len() > cursor.skip + 2 * PAGE {
+            true => Cursor { phase: cursor.phase, at: cursor.at.clone(), skip: cursor.skip + PAGE },
+            false => Cursor::after(cursor.phase, next),
+        };
+        let here = found.into_iter().skip(cursor.skip).take(if after.skip > 0 { PAGE } else { usize::MAX });
+        let names = here.filter_map(|(name, _)| String::from_utf8(name).ok());
         let rosters = names.filter_map(|name| RosterKey::from_stored(&format!("{roster}{name}")));
-        for roster in rosters.collect::<Vec<_>>() {
-            self.inspect_index(&roster).await?;
-            if cursor.phase == Phase::Versions {
-                self.inspect_rows(&roster).await?;
+        let rosters: Vec<RosterKey> = rosters.collect();
+        if cursor.phase == Phase::Versions {
+            let mut peopled = Vec::with_capacity(rosters.len());
+            for roster in &rosters {
+                peopled.push(self.inspect_rows(roster).await?);
                 if matches!(roster, RosterKey::Channel(_)) {
-                    self.inspect_users(&roster).await?;
+                    self.inspect_users(roster).await?;
                 }
             }
+            self.inspect_indexes(&rosters, &peopled).await?;
+        } else if !rosters.is_empty() {
+            // Those that have a number have been looked at.
+            let mut command = cmd("HMGET");
+            command.arg(self.keys.versions());
+            rosters.iter().for_each(|roster| {
+                command.arg(roster.to_string());
+            });
+            let numbers: Vec<Option<u64>> = self.ask(&command).await?;
+            let strays = rosters.into_iter().zip(numbers).filter(|(_, number)| number.is_none());
+            self.suspects.rosters.extend(strays.map(|(roster, _)| roster));
         }
-        Ok(Cursor::after(cursor.phase, next))
+        Ok(after)
     }
 
-    async fn inspect_index(&mut self, roster: &RosterKey) -> Result<(), StoreError> {
-        let (index, name) = match roster {
-            RosterKey::User(user) => (self.keys.online(), user.as_str()),
-            RosterKey::Channel(channel) => (self.keys.occupied(), channel.as_str()),
-        };
-        let (rows, listed, forget, number): (bool, Option<f64>, Option<f64>, Option<u64>) = redis::pipe()
-            .atomic()
-            .cmd("EXISTS")
-            .arg(self.keys.rows(&roster.to_string()))
-            .cmd("ZSCORE")
-            .arg(index)
-            .arg(name)
-            .cmd("ZSCORE")
-            .arg(self.keys.ending())
-            .arg(format!("{roster} "))
-            .cmd("HGET")
-            .arg(self.keys.versions())
-            .arg(roster.to_string())
-            .query_async(&mut self.connection)
-            .await
-            .map_err(|error| failed(&error))?;
-        let right = if rows {
-            listed.is_some() && number.is_some()
-        } else {
-            listed.is_none() && (number.is_none() || forget.is_some())
-        };
-        if !right {
-            self.suspects.rosters.push(roster.clone());
+    /// Rosters that have a number: with rows, an index lists them; without, it does not, and it is known when the number is forgotten.
+    async fn inspect_indexes(&mut self, rosters: &[RosterKey], peopled: &[bool]) -> Result<(), StoreError> {
+        let (users, channels): (Vec<&RosterKey>, Vec<&RosterKey>) =
+            rosters.iter().partition(|roster| matches!(roster, RosterKey::User(_)));
+        let empty = rosters.iter().zip(peopled).filter(|(_, peopled)| !**peopled).map(|(roster, _)| roster);
+        let name = |roster: &&RosterKey| roster.to_string()[2..].to_owned();
+        let users = self.listed(&self.keys.online(), users.iter().map(name)).await?;
+        let channels = self.listed(&self.keys.occupied(), channels.iter().map(name)).await?;
+        let forgotten = self.listed(&self.keys.ending(), empty.map(|roster| format!("{roster} "))).await?;
+        for (roster, peopled) in rosters.iter().zip(peopled) {
+            let listed = if matches!(roster, RosterKey::User(_)) { &users } else { &channels };
+            let is_listed = listed.contains(&roster.to_string()[2..]);
+            if is_listed != *peopled || (!peopled && !forgotten.contains(&format!("{roster} "))) {
+                self.suspects.rosters.push(roster.clone());
+            }
         }
         Ok(())
     }
 
-    async fn inspect_rows(&mut self, roster: &RosterKey) -> Result<(), StoreError> {
+    /// Which of these a sorted set has.
+    async fn listed(
+        &mut self,
+        key: &str,
+        members: impl Iterator<Item = String>,
+    ) -> Result<HashSet<String>, StoreError> {
+        let members: Vec<String> = members.collect();
+        if members.is_empty() {
+            return Ok(HashSet::new());
+        }
+        let scores: Vec<Option<f64>> = self.ask(cmd("ZMSCORE").arg(key).arg(&members)).await?;
+        Ok(members.into_iter().zip(scores).filter(|(_, score)| score.is_some()).map(|(member, _)| member).collect())
+    }
+
+    /// Returns whether there are rows.
+    async fn inspect_rows(&mut self, roster: &RosterKey) -> Result<bool, StoreError> {
         let name = roster.to_string();
         let mut at = "0".to_owned();
+        let mut is_peopled = false;
         loop {
             let scan = cmd("HSCAN").arg(self.keys.rows(&name)).arg(&at).arg("COUNT").arg(CHUNK).to_owned();
             let (next, found): Scanned = self.ask(&scan).await?;
             let (mut ending, mut here) = (Vec::new(), Vec::new());
+            is_peopled |= !found.is_empty();
             for (connection, text) in found {
                 let Ok(connection) = String::from_utf8(connection) else { continue };
                 let row = String::from_utf8(text).ok().and_then(|text| codec::row(&text).ok());
@@ -208,7 +235,7 @@ impl<'a> Walk<'a> {
                 }
             }
             if next == "0" {
-                return Ok(());
+                return Ok(is_peopled);
             }
             at = next;
         }

@@ -29,7 +29,8 @@ use self::{
     topology::{Node, Topology, Turn},
 };
 use super::{
-    Counted, Index, Numbers, PartitionId, Person, Reading, Renewed, Settings, Store, StoreError, Totals, address::Kind,
+    Audited, Counted, Index, Numbers, PartitionId, Person, Reading, Renewed, Settings, Store, StoreError, Totals,
+    address::Kind,
 };
 use crate::domain::{
     name::{ChannelName, ConnectionId, RosterKey, UserName},
@@ -352,7 +353,7 @@ impl Store for Redis {
         Ok(codec::swept(beat, item)?)
     }
 
-    async fn audit(&self, partition: PartitionId, cursor: Option<String>) -> Result<Option<String>, StoreError> {
+    async fn audit(&self, partition: PartitionId, cursor: Option<String>) -> Result<Audited, StoreError> {
         let keys = self.keys.partition(partition);
         let mut walk = Walk::begin(&keys, self.reader(partition).await?).await?;
         let next = walk.page(&Cursor::from_text(cursor.as_deref())).await?;
@@ -361,7 +362,7 @@ impl Store for Redis {
             let (rosters, call) = codec::audit_call(&suspects);
             self.run_unrefused(&self.scripts.audit, partition, None, &rosters, &call).await?;
         }
-        Ok(next.text())
+        Ok(Audited { next: next.text(), asked: walk.asked })
     }
 
     async fn held(

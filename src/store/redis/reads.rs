@@ -4,8 +4,14 @@ use std::collections::{BTreeMap, HashMap, btree_map::Entry};
 
 use futures_util::future::try_join_all;
 use redis::{FromRedisValue, Pipeline, RedisError, Value, aio::MultiplexedConnection};
+use tokio::time::timeout;
 
-use super::{Redis, client::failed, codec, keys::Keys};
+use super::{
+    Redis,
+    client::{ANSWER, failed},
+    codec,
+    keys::Keys,
+};
 use crate::{
     domain::{
         member::Occupancy,
@@ -59,15 +65,21 @@ impl Answers {
 impl Redis {
     /// A connection for plain reads of a partition.
     pub(super) async fn reader(&self, partition: PartitionId) -> Result<MultiplexedConnection, StoreError> {
-        let pooled = self.topology.node_of(partition)?.pool().get().await.map_err(|error| match error {
+        let node = self.topology.node_of(partition)?;
+        // The pool tries all its connections, one after the other, each for as long as an answer may take: once is enough.
+        let pooled = timeout(ANSWER, node.pool().get()).await;
+        let pooled = pooled.map_err(|_| self.nobody_answers("no connection answers"))?;
+        let pooled = pooled.map_err(|error| match error {
             deadpool_redis::PoolError::Backend(error) => self.reading_failed(&error),
-            other => {
-                self.topology.doubt();
-                StoreError::Unavailable(other.to_string())
-            }
+            other => self.nobody_answers(&other.to_string()),
         })?;
         // The connection is shared by its nature: it goes back at once, and others may use it while we wait.
         Ok((*pooled).clone())
+    }
+
+    fn nobody_answers(&self, why: &str) -> StoreError {
+        self.topology.doubt();
+        StoreError::Unavailable(why.to_owned())
     }
 
     fn reading_failed(&self, error: &RedisError) -> StoreError {

@@ -109,7 +109,9 @@ local function present(r, connection, at, member)
       due_ops[member] = false
     end
   else
+    -- The end that a lost lease brought is not what the holder means: it may know of a break that came later.
     local set = before and before.take == take and before.epoch == epoch and is_ending(before)
+      and string.sub(before.holder, 1, 15) ~= '-instance_lost:'
     if not set or not deadline_of(member) then due_ops[member] = now + remaining end
   end
   local since_text = since == wished and entries[at + 12] or text_of(since)
