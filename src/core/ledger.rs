@@ -5,6 +5,7 @@
 //! is the ordinary path. The size is bounded by the connections that this instance answers for.
 
 mod account;
+mod departed;
 mod reconciling;
 mod sending;
 #[cfg(test)]
@@ -20,7 +21,10 @@ use std::{
 
 use tokio::sync::{Notify, oneshot};
 
-use self::account::{Account, Counted, Place, Waiting, Wanted, longest_grace};
+use self::{
+    account::{Account, Counted, Place, Waiting, Wanted, longest_grace},
+    departed::Departed,
+};
 pub(crate) use self::{reconciling::Reset, sending::Sent};
 use super::notices::Notices;
 use crate::{
@@ -72,6 +76,7 @@ struct Lane {
     era: u64,
     /// The epoch of the last registration.
     epoch: Option<Epoch>,
+    departed: Departed,
 }
 
 /// Who waits for the answer to a question; none where this instance only puts something right.

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use super::{
-    Book, Ledger, Settlement,
+    ASKS, Book, Ledger, Settlement,
     account::{Waiting, Wanted},
 };
 use crate::{
@@ -69,6 +69,10 @@ impl Ledger {
         let Book { accounts, lanes, .. } = &mut *book;
         let lane = &mut lanes[usize::from(partition)];
         lane.era += 1;
+        if let Some((epoch, now)) = last.filter(|_| reset.epoch) {
+            let room = ASKS.saturating_sub(lane.asks.len());
+            lane.asks.extend(lane.departed.again(epoch, now).into_iter().take(room).map(|entry| (entry, None)));
+        }
         for (connection, account) in accounts {
             let mut reborn = false;
             for (roster, place) in &mut account.places {

@@ -28,25 +28,39 @@ pub(crate) enum Sent {
         roster: RosterKey,
         take: u64,
         revision: u64,
-        removal: bool,
+        removal: Option<Reason>,
         era: u64,
         wanted_at: Instant,
     },
     /// A question asked once, of this row. What it may make this instance hold without knowing is let go of where the answer is lost.
-    Ask { roster: RosterKey, connection: ConnectionId, asker: Asker, may_hold: bool },
+    Ask { roster: RosterKey, connection: ConnectionId, asker: Asker, removal: Option<Reason>, may_hold: bool },
+}
+
+impl Sent {
+    /// The row that is to go, and why.
+    fn removal(&self) -> Option<(&RosterKey, &ConnectionId, Reason)> {
+        let (Self::Place { roster, connection, removal, .. } | Self::Ask { roster, connection, removal, .. }) = self;
+        removal.map(|reason| (roster, connection, reason))
+    }
 }
 
 impl Ledger {
-    /// The next question that is still to be asked: not one whose asker gave up, so that it is not carried out after an outage, and not a release of
-    /// what has come to be held here since.
+    /// The next question that is still to be asked: not one whose asker gave up, so that it is not carried out after an outage, not a release of
+    /// what has come to be held here since, and not a leave, said again, of who has come back.
     pub(in crate::core::ledger) fn live_ask(
         lane: &mut Lane,
         accounts: &HashMap<ConnectionId, Account>,
     ) -> Option<(Entry, Asker)> {
         while let Some((entry, asker)) = lane.asks.pop_front() {
             let is_held = || accounts.get(&entry.connection).is_some_and(|account| account.holds(&entry.roster));
-            let is_void =
-                asker.as_ref().is_some_and(oneshot::Sender::is_closed) || (entry.ask == Ask::Release && is_held());
+            let is_back =
+                || accounts.get(&entry.connection).is_some_and(|account| account.places.contains_key(&entry.roster));
+            let is_void = match &entry.ask {
+                Ask::Release => is_held(),
+                Ask::Absent { .. } if asker.is_none() => is_back(),
+                _ => false,
+            };
+            let is_void = is_void || asker.as_ref().is_some_and(oneshot::Sender::is_closed);
             if !is_void {
                 return Some((entry, asker));
             }
@@ -121,10 +135,12 @@ impl Ledger {
             && let Some((entry, asker)) = Self::live_ask(lane, accounts)
         {
             let may_hold = matches!(entry.ask, Ask::Claim { .. } | Ask::Release);
+            let removal = if let Ask::Absent { reason, .. } = entry.ask { Some(reason) } else { None };
             sent.push(Sent::Ask {
                 roster: entry.roster.clone(),
                 connection: entry.connection.clone(),
                 asker,
+                removal,
                 may_hold,
             });
             entries.push(entry);
@@ -173,7 +189,7 @@ impl Ledger {
             roster: roster.clone(),
             take: account.take,
             revision: place.revision,
-            removal: matches!(place.wanted, Wanted::Gone(_)),
+            removal: if let Wanted::Gone(reason) = place.wanted { Some(reason) } else { None },
             era,
             wanted_at,
         };
@@ -185,6 +201,12 @@ impl Ledger {
     pub fn answered(&self, beat: &Beat, sent: Vec<Sent>, outcomes: Vec<Outcome>) {
         let mut book = self.lock();
         for (sent, outcome) in sent.into_iter().zip(outcomes) {
+            if let Some((roster, connection, reason)) = sent.removal()
+                && let Outcome::Done { take, .. } = outcome
+            {
+                let lane = &mut book.lanes[usize::from(self.store.partition_of(roster))];
+                lane.departed.note(beat, roster.clone(), connection.clone(), take, reason);
+            }
             match sent {
                 Sent::Ask { roster, connection, asker, .. } => {
                     let unheard = asker.and_then(|asker| asker.send((outcome, beat.clone())).err());
@@ -220,7 +242,7 @@ impl Ledger {
         let Some(account) = book.accounts.get_mut(connection) else { return };
         let Some(place) = account.places.get_mut(roster).filter(|_| account.take == *take) else { return };
         let is_user = matches!(roster, RosterKey::User(_));
-        if *removal && !matches!(outcome, Outcome::Lost) {
+        if removal.is_some() && !matches!(outcome, Outcome::Lost) {
             let number = if let Outcome::Done { number, .. } = outcome { number } else { 0 };
             let settlement = Settlement::Done(Version { epoch: beat.epoch.clone(), number });
             if place.revision == *revision {

@@ -474,3 +474,29 @@ async fn an_instance_is_done_when_it_has_said_what_it_answered_for_though_others
     assert!(!scene.is_settled());
     assert!(scene.ledger.is_done(0));
 }
+
+#[tokio::test]
+async fn who_has_left_a_moment_ago_is_said_to_have_left_in_a_new_epoch_too() {
+    let mut scene = Scene::new();
+    scene.present(&[user(), channel("a"), channel("b"), channel("c")]);
+    for name in ["a", "b"] {
+        drop(scene.ledger.leave(&scene.connection, &channel(name), Reason::Left));
+    }
+    scene.drain();
+    drop(scene.ledger.leave(&scene.connection, &channel("c"), Reason::Kicked));
+    scene.now += 1_000;
+    scene.drain();
+    // One has come back, under the same take: it is not sent away.
+    scene.present(&[channel("b")]);
+    scene.now += 59_500;
+    scene.reset(NEW_EPOCH, "e2");
+    let again: Vec<Entry> = scene.drain().into_iter().filter(|entry| matches!(entry.ask, Ask::Absent { .. })).collect();
+    assert_eq!(rosters(&again), ["c:c"], "the other leave is too long ago");
+    assert_eq!(again[0].ask, Ask::Absent { take: Some(1), reason: Reason::Kicked });
+    // And in the next one again.
+    scene.reset(NEW_EPOCH, "e3");
+    let again = scene.drain();
+    assert!(again.iter().any(|entry| entry.ask == Ask::Absent { take: Some(1), reason: Reason::Kicked }), "{again:?}");
+    scene.reset(NEW_LINK, "e3");
+    assert!(scene.drain().iter().all(|entry| !matches!(entry.ask, Ask::Absent { .. })), "nothing is lost with a link");
+}
