@@ -1,10 +1,13 @@
 # `make run` starts Rollcall for trying it out, `make test` checks everything. `make help` lists the rest.
 
-.PHONY: help run test setup fmt lint
+.PHONY: help run test chaos setup fmt lint
 .DEFAULT_GOAL := help
 
 # The binary that `cargo test` has built, for the tests that are not Rust.
 BINARY := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)/debug/rollcall
+# Where the scenarios of failure leave what they have shown, and how long all of them may take.
+FAILURES := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)/failures
+CHAOS_MOST := 40m
 
 help: ## This list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
@@ -21,6 +24,13 @@ test: setup ## All tests: Rust against real Redis and nginx, the page in a brows
 	ROLLCALL_TEST_REDIS=valkey cargo test --locked --features test-hooks --test native
 	cd tests/browser && PATH="$(CURDIR)/.node/node_modules/.bin:$$PATH" ROLLCALL_BIN="$(BINARY)" CHROMIUM="$${CHROMIUM:-$$($(CURDIR)/script/browser)}" node --test
 	ROLLCALL_BIN="$(BINARY)" tests/openapi/run
+
+chaos: setup ## Break everything that can break; what happened stands in docs/failures.md then
+	cargo test --locked --features test-hooks --test chaos --no-run
+	rm -rf "$(FAILURES)"
+	@held=true; ROLLCALL_FAILURES="$(FAILURES)" timeout $(CHAOS_MOST) \
+		cargo test --locked --features test-hooks --test chaos -- --include-ignored --test-threads 2 || held=false; \
+	script/failures "$(FAILURES)" docs/failures.md && $$held
 
 fmt: ## Format the sources
 	cargo fmt

@@ -314,3 +314,25 @@ fn tokens_are_what_they_say() {
         assert_eq!(parts(&pair.token("ann", json!({"sub": null}))), 3);
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_proxy_makes_the_feeds_of_now_deaf_and_nothing_else() {
+    let redis = Redis::start().await;
+    let proxy = Proxy::start(redis.port()).await;
+    let client = redis::Client::open(proxy.redis_url()).unwrap();
+    let subscribe = async || {
+        let mut feed = client.get_async_pubsub().await.unwrap();
+        feed.subscribe("news").await.unwrap();
+        feed
+    };
+    let mut deaf = subscribe().await;
+    let mut other = client.get_multiplexed_async_connection().await.unwrap();
+    proxy.deafen_feeds();
+    let mut hearing = subscribe().await;
+    redis::cmd("PUBLISH").arg("news").arg("now").exec_async(&mut other).await.unwrap();
+    let hears = async |feed: &mut redis::aio::PubSub| {
+        tokio::time::timeout(Duration::from_secs(1), feed.on_message().next()).await.is_ok()
+    };
+    assert!(hears(&mut hearing).await);
+    assert!(!hears(&mut deaf).await);
+}

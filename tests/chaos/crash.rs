@@ -19,7 +19,8 @@ fn away(crowd: &Crowd) -> Vec<Duration> {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "long: make chaos"]
 async fn of_two_thousand_on_a_killed_instance_who_comes_back_is_no_event_and_the_others_are_lost_once() {
-    let mut row = Row::begin(SECTION, "kill -9 of an instance with 2,000 connections, of whom 100 do not come back");
+    let mut row =
+        Row::begin(SECTION, "an instance with 2,000 connections is killed (kill -9); 100 of them do not come back");
     let channels = rooms(20);
     let mut stage = Stage::set(3).await;
     stage.witness(&[1, 2], &channels).await;
@@ -57,8 +58,10 @@ async fn of_two_thousand_on_a_killed_instance_who_comes_back_is_no_event_and_the
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "long: make chaos"]
 async fn twenty_thousand_places_of_a_killed_instance_have_ended_in_time() {
-    let mut row =
-        Row::begin(SECTION, "kill -9 of an instance with 2,000 connections in 10 channels each, nobody comes back");
+    let mut row = Row::begin(
+        SECTION,
+        "an instance with 2,000 connections in 10 channels each is killed (kill -9); nobody comes back",
+    );
     let channels = rooms(100);
     let mut stage = Stage::set(2).await;
     stage.witness(&[1], &channels).await;
@@ -155,8 +158,7 @@ async fn a_suspended_instance_takes_nothing_back_and_offers_again_who_stayed_wit
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "long: make chaos"]
 async fn an_instance_that_dies_every_four_seconds_keeps_no_ghost_and_loses_nobody() {
-    let mut row =
-        Row::begin(SECTION, "a crash loop: one of two instances is killed every 4 s, ten times, under 300 connections");
+    let mut row = Row::begin(SECTION, "one of two instances is killed every 4 s, ten times, under 300 connections");
     let channels = rooms(6);
     let mut stage = Stage::set(2).await;
     stage.witness(&[1], &channels).await;

@@ -6,7 +6,7 @@ use serde_json::json;
 use tokio::time::{Instant, sleep};
 
 use super::{
-    harness::{Client, Crowd, Level, Person, Plan, Proxy, Received, Redis, Row, eventually},
+    harness::{Client, Crowd, Level, Person, Plan, Received, Redis, Row, eventually},
     stage::{SECOND, Stage, people, rooms},
 };
 
@@ -152,26 +152,4 @@ async fn a_feed_that_is_killed_again_and_again_is_found_at_once_and_misses_nothi
     row.saw("What was missed, once and in order.");
     scene.end(&mut row).await;
     row.finish();
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_proxy_tells_feeds_from_other_links() {
-    let redis = Redis::start().await;
-    let proxy = Proxy::start(redis.port()).await;
-    let client = redis::Client::open(proxy.redis_url()).unwrap();
-    let subscribe = async || {
-        let mut feed = client.get_async_pubsub().await.unwrap();
-        feed.subscribe("news").await.unwrap();
-        feed
-    };
-    let mut deaf = subscribe().await;
-    let mut other = client.get_multiplexed_async_connection().await.unwrap();
-    proxy.deafen_feeds();
-    let mut hearing = subscribe().await;
-    redis::cmd("PUBLISH").arg("news").arg("now").exec_async(&mut other).await.unwrap();
-    let hears = async |feed: &mut redis::aio::PubSub| {
-        tokio::time::timeout(SECOND, futures_util::StreamExt::next(&mut feed.on_message())).await.is_ok()
-    };
-    assert!(hears(&mut hearing).await);
-    assert!(!hears(&mut deaf).await);
 }

@@ -1,7 +1,7 @@
 //! What a scenario of failure has shown: a row of `docs/failures.md`.
 //!
 //! Rows are kept as JSON in the directory that `ROLLCALL_FAILURES` names, and nowhere without it. A scenario that ends before [`Row::finish`] leaves a row
-//! that says so: the table hides nothing.
+//! that says so, and so does one whose process was killed: the table hides nothing.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -19,7 +19,9 @@ pub struct Row {
 impl Row {
     /// Begins a row: the part of the table, and what happens, in a few words.
     pub fn begin(section: &'static str, event: impl Into<String>) -> Self {
-        Self { section, event: event.into(), saw: Vec::new(), times: Vec::new(), finished: false }
+        let row = Self { section, event: event.into(), saw: Vec::new(), times: Vec::new(), finished: false };
+        row.write();
+        row
     }
 
     /// What watchers or callers saw: a sentence, of which the scenario has asserted every word.
@@ -50,10 +52,8 @@ impl Row {
     pub fn finish(mut self) {
         self.finished = true;
     }
-}
 
-impl Drop for Row {
-    fn drop(&mut self) {
+    fn write(&self) {
         let Some(directory) = std::env::var_os("ROLLCALL_FAILURES").map(PathBuf::from) else { return };
         let row = json!({
             "section": self.section,
@@ -69,5 +69,11 @@ impl Drop for Row {
         if let Err(error) = written {
             eprintln!("the row of `{}` could not be written: {error}", self.event);
         }
+    }
+}
+
+impl Drop for Row {
+    fn drop(&mut self) {
+        self.write();
     }
 }
