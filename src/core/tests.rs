@@ -252,3 +252,27 @@ async fn a_resume_whose_answer_was_lost_keeps_nobody_there_who_does_not_come_aga
     assert!(!scene.is_online().await);
     assert_eq!(scene.stay(&welcome.connection).await, None);
 }
+
+fn apart() -> (Rigged, Arc<MemoryFeed>) {
+    let (mut store, feed) = Rigged::open("me");
+    store.apart = true;
+    (store, feed)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_resume_waits_until_the_partitions_of_its_channels_have_them_again() {
+    let scene = Scene::over(apart());
+    let (session, welcome) = scene.joined().await;
+    drop(session);
+    *scene.store.emptied.lock().unwrap() = Some(1);
+    // The next renewal tells that the channels' partition settles.
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    let claim = ResumeClaim { user: user(), connection: welcome.connection.clone(), take: welcome.take };
+    let (again, ()) = tokio::join!(scene.hello(Some(claim)), async {
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        *scene.store.emptied.lock().unwrap() = None;
+    });
+    let (_session, again) = again.unwrap();
+    assert!(again.resumed);
+    assert_eq!(again.channels, [channel()]);
+}
