@@ -65,7 +65,7 @@ impl Core {
         let mut tries = 0;
         loop {
             let row = [(in_channel.clone(), connection.clone())];
-            let before = self.reach(self.store.rows(&row)).await;
+            let before = self.reach_of([in_channel.clone()], self.store.rows(&row)).await;
             let before = before.map_err(|error| self.refuse(error))?.pop().flatten();
             let before = before.and_then(|row| serde_json::from_str::<Shown>(&row.payload).ok());
             // What did not change must look the same, or renewing would be an event.

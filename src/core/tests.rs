@@ -276,3 +276,19 @@ async fn a_resume_waits_until_the_partitions_of_its_channels_have_them_again() {
     assert!(again.resumed);
     assert_eq!(again.channels, [channel()]);
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_stands_in_partitions_that_answer_can_be_asked_for_while_another_is_away() {
+    let scene = Scene::over(apart());
+    let (_session, _) = scene.joined().await;
+    assert_eq!(scene.core.readiness(), Readiness::Ready);
+    *scene.store.dark.lock().unwrap() = Some(0);
+    // The next renewal finds out.
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    assert_eq!(scene.core.readiness(), Readiness::Degraded);
+    let listing = scene.core.listing(&channel()).await.unwrap();
+    assert!(!listing.stale && listing.members.len() == 1);
+    assert!(!scene.core.counts(&[channel()]).await.unwrap()[0].stale);
+    assert_eq!(scene.core.users(&[user()]).await.unwrap_err().code, Code::Unavailable);
+    assert_eq!(scene.core.totals().await.unwrap_err().code, Code::Unavailable, "that is over all of them");
+}
