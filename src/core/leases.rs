@@ -110,9 +110,10 @@ impl Core {
         let (_, number, beat) = match self.lease_row(&lease, &lease.in_channel, &lease.for_channel, take).await {
             Ok(written) => written,
             Err(error) => {
-                if error.code == Code::Limit {
+                // Somebody else's renewal at the same moment is not taken away, and is tried again. Where this fails too, the row ends with the lease.
+                if !lease.is_renewal && error.code != Code::Conflict {
                     let ask = Ask::Absent { take: Some(take), reason: Reason::Left };
-                    self.ask(Entry { roster: lease.of_user, connection: lease.connection, ask }).await?;
+                    let _ = self.ask(Entry { roster: lease.of_user, connection: lease.connection, ask }).await;
                 }
                 return Err(error);
             }

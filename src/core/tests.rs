@@ -292,3 +292,16 @@ async fn what_stands_in_partitions_that_answer_can_be_asked_for_while_another_is
     assert_eq!(scene.core.users(&[user()]).await.unwrap_err().code, Code::Unavailable);
     assert_eq!(scene.core.totals().await.unwrap_err().code, Code::Unavailable, "that is over all of them");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_that_was_refused_leaves_nobody_online() {
+    let scene = Scene::over(apart());
+    scene.hello(None).await.unwrap().0.end(Some(Reason::Left));
+    *scene.store.dark.lock().unwrap() = Some(1);
+    let refused = scene.core.lease(&channel(), &user(), Default::default(), 3_600_000).await.unwrap_err();
+    assert_eq!(refused.code, Code::Unavailable);
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    *scene.store.dark.lock().unwrap() = None;
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    assert!(!scene.is_online().await);
+}
