@@ -65,7 +65,7 @@ impl Core {
         let mut tries = 0;
         loop {
             let row = [(in_channel.clone(), connection.clone())];
-            let before = self.reach(self.store.rows(&row)).await;
+            let before = self.reach_of([in_channel.clone()], self.store.rows(&row)).await;
             let before = before.map_err(|error| self.refuse(error))?.pop().flatten();
             let before = before.and_then(|row| serde_json::from_str::<Shown>(&row.payload).ok());
             // What did not change must look the same, or renewing would be an event.
@@ -110,9 +110,10 @@ impl Core {
         let (_, number, beat) = match self.lease_row(&lease, &lease.in_channel, &lease.for_channel, take).await {
             Ok(written) => written,
             Err(error) => {
-                if error.code == Code::Limit {
+                // Somebody else's renewal at the same moment is not taken away, and is tried again. Where this fails too, the row ends with the lease.
+                if !lease.is_renewal && error.code != Code::Conflict {
                     let ask = Ask::Absent { take: Some(take), reason: Reason::Left };
-                    self.ask(Entry { roster: lease.of_user, connection: lease.connection, ask }).await?;
+                    let _ = self.ask(Entry { roster: lease.of_user, connection: lease.connection, ask }).await;
                 }
                 return Err(error);
             }

@@ -74,7 +74,8 @@ impl Core {
     /// # Errors
     /// [`Code::Unavailable`](super::Code::Unavailable) when the store is away and this instance knows nothing of one of them.
     pub async fn counts(&self, channels: &[ChannelName]) -> Result<Vec<Count>, Error> {
-        match self.reach(self.store.counts(channels)).await {
+        let rosters = channels.iter().cloned().map(RosterKey::Channel);
+        match self.reach_of(rosters, self.store.counts(channels)).await {
             Ok(counted) => Ok(counted
                 .into_iter()
                 .map(|one| Count { version: one.version, occupancy: one.occupancy, stale: one.settling })
@@ -94,7 +95,8 @@ impl Core {
     /// # Errors
     /// [`Code::Unavailable`](super::Code::Unavailable) when the store is away and nobody here watches the channel.
     pub async fn listing(&self, channel: &ChannelName) -> Result<Listing, Error> {
-        let (version, roll, stale) = match self.reach(self.store.read(&RosterKey::Channel(channel.clone()))).await {
+        let roster = RosterKey::Channel(channel.clone());
+        let (version, roll, stale) = match self.reach_of([roster.clone()], self.store.read(&roster)).await {
             Ok(reading) => (reading.version(), roll_of(&reading), reading.settling),
             Err(error) => {
                 let (version, roll) = self.remembered(channel).ok_or_else(|| self.refuse(error))?;
@@ -114,7 +116,8 @@ impl Core {
     /// # Errors
     /// [`Code::Unavailable`](super::Code::Unavailable).
     pub async fn users(&self, users: &[UserName]) -> Result<Vec<UserInfo>, Error> {
-        let people = self.reach(self.store.people(users)).await.map_err(|error| self.refuse(error))?;
+        let rosters = users.iter().cloned().map(RosterKey::User);
+        let people = self.reach_of(rosters, self.store.people(users)).await.map_err(|error| self.refuse(error))?;
         Ok(users.iter().zip(people).map(|(user, person)| user_info(user, &person)).collect())
     }
 
@@ -145,7 +148,8 @@ impl Core {
     /// # Errors
     /// [`Code::Unavailable`](super::Code::Unavailable).
     pub async fn forget_user(&self, user: &UserName) -> Result<(), Error> {
-        self.reach(self.store.forget_user(user)).await.map_err(|error| self.refuse(error))
+        let roster = RosterKey::User(user.clone());
+        self.reach_of([roster], self.store.forget_user(user)).await.map_err(|error| self.refuse(error))
     }
 
     /// Keeps the text of a list for its later pages, for every instance, about a minute.
@@ -164,9 +168,23 @@ impl Core {
         self.reach(self.store.thaw(name)).await.map_err(|error| self.refuse(error))
     }
 
-    /// Asks the store, unless it is known not to answer: then whoever asks is told at once.
-    pub(crate) async fn reach<T>(&self, call: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
-        if self.pulses.iter().any(|pulse| pulse.is_down()) {
+    /// Asks the whole store, unless a part of it is known not to answer: then whoever asks is told at once.
+    async fn reach<T>(&self, call: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
+        Self::unless(self.pulses.iter().any(|pulse| pulse.is_down()), call).await
+    }
+
+    /// The same for what stands in these rosters: other partitions may be away.
+    pub(crate) async fn reach_of<T>(
+        &self,
+        rosters: impl IntoIterator<Item = RosterKey>,
+        call: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
+        let is_down = |roster: RosterKey| self.pulses[usize::from(self.store.partition_of(&roster))].is_down();
+        Self::unless(rosters.into_iter().any(is_down), call).await
+    }
+
+    async fn unless<T>(is_down: bool, call: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
+        if is_down {
             return Err(StoreError::Unavailable("the last renewal failed".into()));
         }
         call.await

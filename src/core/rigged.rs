@@ -2,7 +2,7 @@
 
 use std::sync::{
     Arc, Mutex,
-    atomic::{AtomicBool, AtomicUsize, Ordering},
+    atomic::{AtomicUsize, Ordering},
 };
 
 use async_trait::async_trait;
@@ -31,8 +31,8 @@ pub(crate) struct Rigged {
     pub away: AtomicUsize,
     /// As many renewals fail.
     pub deaf: AtomicUsize,
-    /// The partition of users settles.
-    pub users_settle: AtomicBool,
+    /// A partition in which everything but reading fails.
+    pub dark: Mutex<Option<PartitionId>>,
     /// As many batches are carried out, and their answers lost.
     pub unanswered: AtomicUsize,
     /// A partition that has lost its rows, and settles.
@@ -44,15 +44,20 @@ pub(crate) struct Rigged {
 impl Rigged {
     pub fn open(instance: &str) -> (Self, Arc<MemoryFeed>) {
         let (memory, feed) = Memory::open(TERMS, instance, 30);
-        let (away, deaf, unanswered, emptied) = (0.into(), 0.into(), 0.into(), Mutex::new(None));
-        let users_settle = false.into();
-        let rigged = Self { memory, apart: false, away, deaf, unanswered, emptied, users_settle, empty_pages: false };
-        (rigged, feed)
+        let (away, deaf, unanswered) = (0.into(), 0.into(), 0.into());
+        let (dark, emptied) = (Mutex::new(None), Mutex::new(None));
+        (Self { memory, apart: false, away, deaf, dark, unanswered, emptied, empty_pages: false }, feed)
     }
 
     fn fails(count: &AtomicUsize) -> Result<(), StoreError> {
         let left = count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
         if left.is_ok() { Err(StoreError::Unavailable("rigged".into())) } else { Ok(()) }
+    }
+
+    fn reaches(&self, partition: PartitionId) -> Result<(), StoreError> {
+        Self::fails(&self.away)?;
+        let is_dark = *self.dark.lock().unwrap() == Some(partition);
+        if is_dark { Err(StoreError::Unavailable("rigged".into())) } else { Ok(()) }
     }
 
     fn is_emptied(&self, partition: PartitionId) -> bool {
@@ -71,7 +76,7 @@ impl Store for Rigged {
     }
 
     async fn renew(&self, partition: PartitionId, renewal: Renewal) -> Result<Result<Renewed, Refusal>, StoreError> {
-        Self::fails(&self.away)?;
+        self.reaches(partition)?;
         Self::fails(&self.deaf)?;
         let mut renewed = self.memory.renew(partition, renewal).await?;
         if let Ok(renewed) = &mut renewed {
@@ -85,7 +90,7 @@ impl Store for Rigged {
         partition: PartitionId,
         batch: &Batch,
     ) -> Result<Result<(Beat, Vec<Outcome>), Refusal>, StoreError> {
-        Self::fails(&self.away)?;
+        self.reaches(partition)?;
         let mut answer = self.memory.write(partition, batch).await?;
         Self::fails(&self.unanswered)?;
         if let Ok((beat, _)) = &mut answer {
@@ -95,10 +100,8 @@ impl Store for Rigged {
     }
 
     async fn sweep(&self, partition: PartitionId, sweep: &Sweep, most: usize) -> Result<Swept, StoreError> {
-        Self::fails(&self.away)?;
+        self.reaches(partition)?;
         let mut swept = self.memory.sweep(partition, sweep, most).await?;
-        swept.due.retain(|due| self.partition_of(&due.roster) == partition);
-        swept.beat.settling |= self.apart && partition == 0 && self.users_settle.load(Ordering::Relaxed);
         swept.beat.settling |= self.is_emptied(partition);
         Ok(swept)
     }

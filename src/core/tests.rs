@@ -223,20 +223,6 @@ async fn stopping_writes_every_end_gives_the_lease_back_and_does_not_register_ag
     assert!(scene.store.memory.totals().await.unwrap().instances.is_empty());
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_place_in_a_channel_stays_while_the_users_partition_may_be_about_to_say_that_somebody_has_it() {
-    let (mut store, feed) = Rigged::open("me");
-    store.apart = true;
-    store.users_settle = true.into();
-    let connection = held_by_a_dead_instance(&store).await;
-    let scene = Scene::over((store, feed));
-    tokio::time::sleep(Duration::from_secs(60)).await;
-    assert!(scene.stay(&connection).await.is_some());
-    scene.store.users_settle.store(false, Ordering::Relaxed);
-    tokio::time::sleep(Duration::from_secs(5)).await;
-    assert_eq!(scene.stay(&connection).await, None);
-}
-
 async fn leave(session: &mut Session) -> Result<Reply, Error> {
     session.execute(Command::Leave { channel: channel() }, &nobody()).await
 }
@@ -271,4 +257,57 @@ async fn a_resume_whose_answer_was_lost_keeps_nobody_there_who_does_not_come_aga
     tokio::time::sleep(Duration::from_secs(20)).await;
     assert!(!scene.is_online().await);
     assert_eq!(scene.stay(&welcome.connection).await, None);
+}
+
+fn apart() -> (Rigged, Arc<MemoryFeed>) {
+    let (mut store, feed) = Rigged::open("me");
+    store.apart = true;
+    (store, feed)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_resume_waits_until_the_partitions_of_its_channels_have_them_again() {
+    let scene = Scene::over(apart());
+    let (session, welcome) = scene.joined().await;
+    drop(session);
+    *scene.store.emptied.lock().unwrap() = Some(1);
+    // The next renewal tells that the channels' partition settles.
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    let claim = ResumeClaim { user: user(), connection: welcome.connection.clone(), take: welcome.take };
+    let (again, ()) = tokio::join!(scene.hello(Some(claim)), async {
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        *scene.store.emptied.lock().unwrap() = None;
+    });
+    let (_session, again) = again.unwrap();
+    assert!(again.resumed);
+    assert_eq!(again.channels, [channel()]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_stands_in_partitions_that_answer_can_be_asked_for_while_another_is_away() {
+    let scene = Scene::over(apart());
+    let (_session, _) = scene.joined().await;
+    assert_eq!(scene.core.readiness(), Readiness::Ready);
+    *scene.store.dark.lock().unwrap() = Some(0);
+    // The next renewal finds out.
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    assert_eq!(scene.core.readiness(), Readiness::Degraded);
+    let listing = scene.core.listing(&channel()).await.unwrap();
+    assert!(!listing.stale && listing.members.len() == 1);
+    assert!(!scene.core.counts(&[channel()]).await.unwrap()[0].stale);
+    assert_eq!(scene.core.users(&[user()]).await.unwrap_err().code, Code::Unavailable);
+    assert_eq!(scene.core.totals().await.unwrap_err().code, Code::Unavailable, "that is over all of them");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_that_was_refused_leaves_nobody_online() {
+    let scene = Scene::over(apart());
+    scene.hello(None).await.unwrap().0.end(Some(Reason::Left));
+    *scene.store.dark.lock().unwrap() = Some(1);
+    let refused = scene.core.lease(&channel(), &user(), Default::default(), 3_600_000).await.unwrap_err();
+    assert_eq!(refused.code, Code::Unavailable);
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    *scene.store.dark.lock().unwrap() = None;
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    assert!(!scene.is_online().await);
 }

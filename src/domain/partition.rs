@@ -249,8 +249,21 @@ impl Partition {
         }
         let mut changes = Changes::default();
         let mut outcomes = Vec::with_capacity(batch.entries.len());
+        // The user's row decides who has the connection: where that was found lost or gone in this batch, the channels are so too.
+        let mut decided: BTreeMap<&ConnectionId, Outcome> = BTreeMap::new();
         for entry in &batch.entries {
-            outcomes.push(self.carry_out(at, now, &batch.generation, entry, &mut changes));
+            let is_present = matches!(entry.ask, Ask::Present { .. });
+            let outcome = match (decided.get(&entry.connection), &entry.roster) {
+                (Some(outcome), RosterKey::Channel(_)) if is_present => outcome.clone(),
+                _ => self.carry_out(at, now, &batch.generation, entry, &mut changes),
+            };
+            if is_present
+                && matches!(entry.roster, RosterKey::User(_))
+                && matches!(outcome, Outcome::Lost | Outcome::Gone)
+            {
+                decided.insert(&entry.connection, outcome.clone());
+            }
+            outcomes.push(outcome);
             self.note_held(&batch.generation, &entry.roster, &entry.connection);
         }
         self.publish(changes);

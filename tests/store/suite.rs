@@ -59,6 +59,7 @@ suite! {
     an_audit_finds_nothing_wrong
     a_batch_tells_each_roster_once
     who_came_and_who_left_is_counted_by_the_call_that_decided_it
+    who_has_lost_the_connection_takes_no_channel_with_it
 }
 
 fn number(outcome: &Outcome) -> u64 {
@@ -642,4 +643,34 @@ async fn who_came_and_who_left_is_counted_by_the_call_that_decided_it(mut w: Wor
         assert_eq!(swept.joins, 0);
     }
     assert_eq!(sum, left(Reason::Timeout), "of two sweepers one carries it out");
+}
+
+async fn who_has_lost_the_connection_takes_no_channel_with_it(w: World) {
+    // In a Cluster the channel waits until the user's row is acknowledged; here they come in one batch.
+    let name = (0..).map(|n| format!("user{n}"));
+    let room = channel("room:1");
+    let (name, home) = name
+        .map(|name| (name.clone(), RosterKey::User(user(&name))))
+        .find(|(_, home)| w.store.partition_of(home) == w.store.partition_of(&room))
+        .unwrap();
+    for roster in [&home, &room] {
+        w.ask(roster, &id("a"), enter(1, &name, "{}")).await;
+    }
+    let other = w.another("ib").await;
+    assert!(matches!(other.ask(&home, &id("a"), Ask::Claim { token_take: 1 }).await, Outcome::Claimed { .. }));
+    // Its lease had ended, say, and its socket lives: it offers the connection with the take that the claim has given to the other.
+    let offer =
+        [&home, &room].map(|roster| Entry { roster: roster.clone(), connection: id("a"), ask: enter(2, &name, "{}") });
+    assert_eq!(w.batch(offer.into()).await.unwrap().1, [Outcome::Lost, Outcome::Lost]);
+    assert!(matches!(other.ask(&room, &id("a"), enter(2, &name, "{}")).await, Outcome::Done { take: 2, .. }));
+    // Nor does one whose row was taken away leave one behind.
+    w.ask(&home, &id("a"), kick()).await;
+    let late = [&home, &channel("room:1")].map(|roster| Entry {
+        roster: roster.clone(),
+        connection: id("a"),
+        ask: enter(2, &name, "{}"),
+    });
+    other.ask(&room, &id("a"), leave(2)).await;
+    assert_eq!(other.batch(late.into()).await.unwrap().1, [Outcome::Gone, Outcome::Gone]);
+    assert_eq!(w.row(&room, &id("a")).await, None);
 }

@@ -116,36 +116,49 @@ impl Session {
         Ok(Some(take))
     }
 
-    /// Waits until a connection can be taken over: the epoch has settled, or whoever answers for the connection has confirmed all of it already. For
-    /// its grace goes on meanwhile, and may be over first.
+    /// Waits until a connection can be taken over: the epochs of its partitions have settled, or whoever answers for the connection has confirmed all of it
+    /// already. For its grace goes on meanwhile, and may be over first. Whoever has lost the connection confirms nothing of it any more, so a channel
+    /// that its partition has lost would be lost for good.
     async fn may_be_taken(&self, key: &RosterKey, connection: &ConnectionId) {
         let partition = self.core.store.partition_of(key);
         let mut standing = self.core.pulses[usize::from(partition)].subscribe();
         loop {
-            let beat = standing.borrow_and_update().as_ref().map(|held| held.beat.clone());
-            if let Some(beat) = beat
-                && (!beat.settling || self.is_confirmed(key, connection, &beat.epoch).await)
-            {
+            // Not looked at in the condition: what is borrowed there would be kept while it is asked.
+            let now = standing.borrow_and_update().as_ref().map(|held| held.beat.settling);
+            if now.is_some() && self.is_confirmed(key, connection).await {
                 return;
             }
-            let is_settled = standing.wait_for(|held| held.as_ref().is_some_and(|held| !held.beat.settling));
-            if timeout(SETTLE_LOOK, is_settled).await.is_ok() {
-                return;
-            }
+            // Where the user's partition is the one that settles, its end is heard at once.
+            let was_settling = now.is_none_or(|settling| settling);
+            let is_settled =
+                standing.wait_for(|held| was_settling && held.as_ref().is_some_and(|held| !held.beat.settling));
+            let _ = timeout(SETTLE_LOOK, is_settled).await;
         }
     }
 
-    async fn is_confirmed(&self, key: &RosterKey, connection: &ConnectionId, epoch: &Epoch) -> bool {
+    /// Whether nothing of the connection stands in an epoch that settles, but what has been confirmed in it.
+    async fn is_confirmed(&self, key: &RosterKey, connection: &ConnectionId) -> bool {
         let store = &self.core.store;
+        // A partition that is away is found out by the claim, or by reading the channels.
+        let settling = |roster: &RosterKey| {
+            let standing = self.core.pulses[usize::from(store.partition_of(roster))].standing();
+            standing.filter(|standing| standing.beat.settling).map(|standing| standing.beat.epoch)
+        };
+        if self.core.pulses.iter().all(|pulse| pulse.standing().is_none_or(|standing| !standing.beat.settling)) {
+            return true;
+        }
+        let is_there = |row: Option<&Row>, epoch: &Epoch| row.is_some_and(|row| row.epoch == *epoch);
         let Ok(rows) = store.rows(&[(key.clone(), connection.clone())]).await else { return false };
-        let Some(row) = rows.into_iter().flatten().next().filter(|row| row.epoch == *epoch) else { return false };
+        let row = rows.into_iter().flatten().next();
+        if settling(key).is_some_and(|epoch| !is_there(row.as_ref(), &epoch)) {
+            return false;
+        }
+        let Some(row) = row else { return true };
         let channels = Whereabouts::from_json(&row.private).channels.into_iter().map(RosterKey::Channel);
-        let keys: Vec<_> = channels.map(|channel| (channel, connection.clone())).collect();
+        let unsettled: Vec<_> = channels.filter_map(|channel| Some((settling(&channel)?, channel))).collect();
+        let keys: Vec<_> = unsettled.iter().map(|(_, channel)| (channel.clone(), connection.clone())).collect();
         let Ok(rows) = store.rows(&keys).await else { return false };
-        let partition = store.partition_of(key);
-        keys.iter().zip(rows).all(|((channel, _), row)| {
-            row.is_some_and(|row| row.epoch == *epoch || store.partition_of(channel) != partition)
-        })
+        unsettled.iter().zip(&rows).all(|((epoch, _), row)| is_there(row.as_ref(), epoch))
     }
 }
 

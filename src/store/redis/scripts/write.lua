@@ -6,6 +6,7 @@
 --           1 claim:   roster, connection, take of the token
 --           2 release: roster, connection
 --           3 absent:  roster, connection, take or -1, reason
+--           A user's row stands before the channels of its connection: whoever has lost it takes no channel with it
 -- Returns   the beat and the outcomes one after the other: 0 done with take, number, changed, since; 1 claimed with the row; 2 gone; 3 lost; 4 full.
 --           Refusals: 'epoch', 'dead', 'link'
 -- Publishes each changed roster once; to instances what of theirs was overruled
@@ -67,8 +68,17 @@ local function is_full(r, user, limit)
   return r.user_count >= limit and #r.users[user] == 0
 end
 
+-- Connections whose row in the user's roster, which decides, was found lost or gone in this call: their channels are so too.
+local decided = {}
+
+local function refuse(r, connection, kind)
+  if r.is_user then decided[connection] = kind end
+  return answer(kind)
+end
+
 -- Returns whether the writer holds the row afterwards.
 local function present(r, connection, at, member)
+  if not r.is_user and decided[connection] then return answer(decided[connection]) end
   local take, limit, remaining = entries[at + 3], entries[at + 5], entries[at + 6]
   local user = entries[at + 7]
   local wished, changed, shows = entries[at + 8], entries[at + 9], entries[at + 11]
@@ -77,16 +87,16 @@ local function present(r, connection, at, member)
     if take == 0 then
       take = 1
     elseif not entries[at + 4] or ((any_ended or #ended_ops > 0) and known_ended[member .. ' ' .. text_of(take)]) then
-      return answer(GONE)
+      return refuse(r, connection, GONE)
     end
     if limit > 0 and is_full(r, user, limit) then return answer(FULL) end
   else
-    if before.user ~= user then return answer(LOST) end
+    if before.user ~= user then return refuse(r, connection, LOST) end
     if take == 0 then
       take = before.take + 1
     elseif before.take > take
       or (before.take == take and before.epoch == epoch and instance_of(before) ~= my_instance) then
-      return answer(LOST)
+      return refuse(r, connection, LOST)
     end
     if before.take < take then overrule(my_instance, r, connection, 'replaced') end
   end
