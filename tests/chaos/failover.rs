@@ -88,8 +88,7 @@ async fn a_lagging_replica_takes_over(event: &str, second: Launch) {
 
     // And back: the first one follows the second now, and gets its place again.
     stage.redis.start_again(0).await;
-    stage.redis.fail_over().await;
-    stage.redis.until_master(0).await;
+    stage.redis.promote(0).await;
     until_shown(&stage, &crowd, &channels).await;
     let acknowledged = load.end(&stage, &crowd).await;
     // What else might follow has followed.

@@ -1,6 +1,6 @@
 //! Three Sentinels that watch a master and its replica, all of them real processes.
 
-use std::process::Command;
+use std::{process::Command, time::Duration};
 
 use super::{DEADLINE, Launch, Redis, Space, child::Owned, eventually, free_port, fresh, holds_within};
 
@@ -133,12 +133,23 @@ impl Sentinels {
         promoted.await.unwrap_or_else(|| panic!("server {place} has not become the master"));
     }
 
-    /// Asks for a change of places, though nobody is dead. They may need a moment after the last one.
-    pub async fn fail_over(&self) {
-        eventually(DEADLINE, async || {
-            let (_, port) = &self.sentinels[0];
-            Self::ask(*port, &["SENTINEL", "FAILOVER", NAME]).await.is_ok()
+    /// Gives a replica the place of the master, though nobody is dead. A Sentinel may give up on the way and is asked again.
+    pub async fn promote(&self, place: usize) {
+        let (_, asked) = &self.sentinels[0];
+        let named = async || {
+            let answer = Self::ask(*asked, &["SENTINEL", "GET-MASTER-ADDR-BY-NAME", NAME]).await.ok()?;
+            redis::from_redis_value::<(String, u16)>(answer).ok().map(|(_, port)| port)
+        };
+        eventually(3 * DEADLINE, async || {
+            if named().await == Some(self.servers[place].port()) {
+                return true;
+            }
+            // Refused while it is at it, or has been a moment ago.
+            let _ = Self::ask(*asked, &["SENTINEL", "FAILOVER", NAME]).await;
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            false
         })
         .await;
+        self.until_master(place).await;
     }
 }
