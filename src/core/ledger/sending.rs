@@ -7,7 +7,7 @@ use tokio::{sync::oneshot, time::Instant};
 use super::Content;
 use super::{
     ASKS, Asker, Book, Lane, Ledger, Settlement,
-    account::{Account, Wanted, longest_grace, whereabouts},
+    account::{Account, Place, Wanted, longest_grace, whereabouts},
 };
 use crate::{
     domain::{
@@ -72,7 +72,9 @@ impl Ledger {
         if let Some(notices) = &account.notices {
             notices.end(Reason::Replaced);
         }
-        for (roster, _) in account.places.iter().filter(|(_, place)| place.sent && place.wanted == Wanted::Held) {
+        // What was to end or to go may still be held, where the store has not acknowledged that.
+        let may_be_held = |place: &Place| place.sent && (place.wanted == Wanted::Held || !place.is_acknowledged());
+        for (roster, _) in account.places.iter().filter(|(_, place)| may_be_held(place)) {
             self.release(book, connection, roster);
         }
     }

@@ -474,3 +474,16 @@ async fn an_instance_is_done_when_it_has_said_what_it_answered_for_though_others
     assert!(!scene.is_settled());
     assert!(scene.ledger.is_done(0));
 }
+
+#[tokio::test]
+async fn who_breaks_when_somebody_has_the_connection_already_is_held_in_no_channel() {
+    let scene = Scene::new();
+    scene.present(&[user(), channel("a")]);
+    scene.ledger.broke(&scene.connection, scene.owner);
+    // The end of the place in the channel is refused too, and its row may still be held.
+    let lost = |entry: &Entry| if entry.ask == Ask::Release { done(entry) } else { Outcome::Lost };
+    assert_eq!(rosters(&scene.round_with(lost)), ["u:ann", "c:a"]);
+    let asked = scene.drain();
+    assert!(asked.iter().any(|entry| entry.roster == channel("a") && entry.ask == Ask::Release), "{asked:?}");
+    assert_eq!(scene.ledger.len(), 0);
+}
