@@ -219,8 +219,15 @@ impl Ledger {
             self.queue(book, connection, roster);
             return;
         }
-        let Some(account) = book.accounts.get_mut(connection) else { return };
-        let Some(place) = account.places.get_mut(roster).filter(|_| account.take == *take) else { return };
+        let is_same = |account: &&mut Account| account.take == *take && account.places.contains_key(roster);
+        let Some(account) = book.accounts.get_mut(connection).filter(is_same) else {
+            if matches!(outcome, Outcome::Done { .. }) && !removal {
+                // Whoever wanted it has gone, or has come back and found no such row yet: where nobody holds it now, it ends.
+                self.release(book, connection, roster);
+            }
+            return;
+        };
+        let Some(place) = account.places.get_mut(roster) else { return };
         let is_user = matches!(roster, RosterKey::User(_));
         if *removal && !matches!(outcome, Outcome::Lost) {
             let number = if let Outcome::Done { number, .. } = outcome { number } else { 0 };

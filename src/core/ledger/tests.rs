@@ -487,3 +487,21 @@ async fn who_breaks_when_somebody_has_the_connection_already_is_held_in_no_chann
     assert!(asked.iter().any(|entry| entry.roster == channel("a") && entry.ask == Ask::Release), "{asked:?}");
     assert_eq!(scene.ledger.len(), 0);
 }
+
+#[tokio::test]
+async fn a_join_that_was_on_its_way_when_its_client_came_back_is_let_go_of() {
+    let scene = Scene::over(true);
+    scene.present(&[user()]);
+    drop(scene.hold(&channel("a"), 15_000));
+    let (first, sent) = scene.ledger.batch(0, 100);
+    scene.ledger.answered(&scene.beat(), sent, first.iter().map(done).collect());
+    let (entries, sent) = scene.ledger.batch(1, 100);
+    assert_eq!(rosters(&entries), ["c:a"]);
+    // The resume has found no row of the channel yet.
+    let notices = Some(Arc::new(Notices::default()));
+    scene.ledger.open(&scene.connection, &UserName::parse("ann").unwrap(), 2, 0, notices);
+    drop(scene.hold(&user(), 15_000));
+    scene.ledger.answered(&scene.beat(), sent, entries.iter().map(done).collect());
+    let asked = scene.drain();
+    assert!(asked.iter().any(|entry| entry.roster == channel("a") && entry.ask == Ask::Release), "{asked:?}");
+}
