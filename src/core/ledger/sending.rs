@@ -7,7 +7,7 @@ use tokio::{sync::oneshot, time::Instant};
 use super::Content;
 use super::{
     ASKS, Asker, Book, Lane, Ledger, Settlement,
-    account::{Account, Wanted, longest_grace, whereabouts},
+    account::{Account, Place, Wanted, longest_grace, whereabouts},
 };
 use crate::{
     domain::{
@@ -86,7 +86,9 @@ impl Ledger {
         if let Some(notices) = &account.notices {
             notices.end(Reason::Replaced);
         }
-        for (roster, _) in account.places.iter().filter(|(_, place)| place.sent && place.wanted == Wanted::Held) {
+        // What was to end or to go may still be held, where the store has not acknowledged that.
+        let may_be_held = |place: &Place| place.sent && (place.wanted == Wanted::Held || !place.is_acknowledged());
+        for (roster, _) in account.places.iter().filter(|(_, place)| may_be_held(place)) {
             self.release(book, connection, roster);
         }
     }
@@ -239,8 +241,15 @@ impl Ledger {
             self.queue(book, connection, roster);
             return;
         }
-        let Some(account) = book.accounts.get_mut(connection) else { return };
-        let Some(place) = account.places.get_mut(roster).filter(|_| account.take == *take) else { return };
+        let is_same = |account: &&mut Account| account.take == *take && account.places.contains_key(roster);
+        let Some(account) = book.accounts.get_mut(connection).filter(is_same) else {
+            if matches!(outcome, Outcome::Done { .. }) && removal.is_none() {
+                // Whoever wanted it has gone, or has come back and found no such row yet: where nobody holds it now, it ends.
+                self.release(book, connection, roster);
+            }
+            return;
+        };
+        let Some(place) = account.places.get_mut(roster) else { return };
         let is_user = matches!(roster, RosterKey::User(_));
         if removal.is_some() && !matches!(outcome, Outcome::Lost) {
             let number = if let Outcome::Done { number, .. } = outcome { number } else { 0 };

@@ -500,3 +500,34 @@ async fn who_has_left_a_moment_ago_is_said_to_have_left_in_a_new_epoch_too() {
     scene.reset(NEW_LINK, "e3");
     assert!(scene.drain().iter().all(|entry| !matches!(entry.ask, Ask::Absent { .. })), "nothing is lost with a link");
 }
+
+#[tokio::test]
+async fn who_breaks_when_somebody_has_the_connection_already_is_held_in_no_channel() {
+    let scene = Scene::new();
+    scene.present(&[user(), channel("a")]);
+    scene.ledger.broke(&scene.connection, scene.owner);
+    // The end of the place in the channel is refused too, and its row may still be held.
+    let lost = |entry: &Entry| if entry.ask == Ask::Release { done(entry) } else { Outcome::Lost };
+    assert_eq!(rosters(&scene.round_with(lost)), ["u:ann", "c:a"]);
+    let asked = scene.drain();
+    assert!(asked.iter().any(|entry| entry.roster == channel("a") && entry.ask == Ask::Release), "{asked:?}");
+    assert_eq!(scene.ledger.len(), 0);
+}
+
+#[tokio::test]
+async fn a_join_that_was_on_its_way_when_its_client_came_back_is_let_go_of() {
+    let scene = Scene::over(true);
+    scene.present(&[user()]);
+    drop(scene.hold(&channel("a"), 15_000));
+    let (first, sent) = scene.ledger.batch(0, 100);
+    scene.ledger.answered(&scene.beat(), sent, first.iter().map(done).collect());
+    let (entries, sent) = scene.ledger.batch(1, 100);
+    assert_eq!(rosters(&entries), ["c:a"]);
+    // The resume has found no row of the channel yet.
+    let notices = Some(Arc::new(Notices::default()));
+    scene.ledger.open(&scene.connection, &UserName::parse("ann").unwrap(), 2, 0, notices);
+    drop(scene.hold(&user(), 15_000));
+    scene.ledger.answered(&scene.beat(), sent, entries.iter().map(done).collect());
+    let asked = scene.drain();
+    assert!(asked.iter().any(|entry| entry.roster == channel("a") && entry.ask == Ask::Release), "{asked:?}");
+}
