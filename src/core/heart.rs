@@ -1,97 +1,29 @@
 //! The heart of one partition: it registers this instance, renews its lease, and knows whether the store answers.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
-use tokio::{
-    sync::{Notify, watch},
-    time::{Instant, sleep},
-};
+use tokio::time::{Instant, sleep};
 
 use super::{
-    ledger::{Ledger, Reset},
+    ledger::{Ledger, Reset, Sent},
+    pulse::{Pulse, Registration},
     settings::Settings,
 };
 use crate::{
     domain::{
-        partition::{Beat, Refusal, Renewal},
+        partition::{Batch, Beat, Refusal, Renewal},
         roster::Generation,
+        rule::Rule,
         version::Epoch,
     },
     metrics::{Because, Metrics, Of},
     store::{PartitionId, Store, StoreError},
+    telemetry::vital,
 };
 
 /// Between tries to reach a store that does not answer; doubled up to [`RETRY_MOST`].
 const RETRY_FIRST: Duration = Duration::from_millis(50);
 const RETRY_MOST: Duration = Duration::from_millis(1_000);
-
-/// How this instance stands with a partition.
-#[derive(Debug, Clone)]
-pub(crate) struct Registration {
-    pub generation: Generation,
-    pub link: u64,
-    pub beat: Beat,
-}
-
-/// What heart, writer, sweeper and readers of one partition share.
-pub(crate) struct Pulse {
-    registration: watch::Sender<Option<Registration>>,
-    poke: Notify,
-    is_down: AtomicBool,
-}
-
-impl Pulse {
-    pub fn new() -> Self {
-        Self { registration: watch::Sender::new(None), poke: Notify::new(), is_down: AtomicBool::new(false) }
-    }
-
-    /// How this instance stands now; none while the store is out of reach.
-    pub fn standing(&self) -> Option<Registration> {
-        self.registration.borrow().clone()
-    }
-
-    /// Whether the last renewal failed: whoever asks the store now would wait for nothing. Not so in the moment in which a new epoch or a new link
-    /// is learnt.
-    pub fn is_down(&self) -> bool {
-        self.is_down.load(Ordering::Relaxed)
-    }
-
-    /// For waiting on changes of the standing.
-    pub fn subscribe(&self) -> watch::Receiver<Option<Registration>> {
-        self.registration.subscribe()
-    }
-
-    /// A later answer of the same epoch.
-    pub fn note(&self, beat: &Beat) {
-        self.registration.send_if_modified(|registration| match registration {
-            Some(registration) if registration.beat.epoch == beat.epoch => {
-                let settled = registration.beat.settling && !beat.settling;
-                if beat.now >= registration.beat.now {
-                    registration.beat = beat.clone();
-                }
-                settled
-            }
-            _ => false,
-        });
-    }
-
-    /// The registration does not hold any more: the heart is to renew at once, and nobody writes until it has.
-    pub fn doubt(&self) {
-        self.registration.send_replace(None);
-        self.poke.notify_one();
-    }
-
-    /// The heart is to renew at once.
-    pub fn poke(&self) {
-        self.poke.notify_one();
-    }
-}
 
 /// Renews until the process ends.
 pub(crate) struct Heart {
@@ -137,8 +69,9 @@ impl Heart {
                         false => self.settings.presence.instance_renew_ms,
                     };
                     tokio::select! {
+                        biased;
+                        () = self.pulse.poked() => {}
                         () = sleep(Duration::from_millis(pause)) => {}
-                        () = self.pulse.poke.notified() => {}
                     }
                     continue;
                 }
@@ -207,18 +140,16 @@ impl Heart {
         if !std::mem::replace(&mut memory.is_up, true) {
             tracing::info!(partition = self.partition, "the store answers again");
         }
-        self.pulse.is_down.store(false, Ordering::Relaxed);
         self.metrics.store_up.get_or_create(&Of { partition: self.partition }).set(1);
         self.metrics.settling.get_or_create(&Of { partition: self.partition }).set(settling.into());
         self.metrics.accounts.set(i64::try_from(self.ledger.len()).unwrap_or(i64::MAX));
         let generation = memory.generation.clone();
-        self.pulse.registration.send_replace(Some(Registration { generation, link, beat }));
+        self.pulse.register(Registration { generation, link, beat });
         settling
     }
 
     fn down(&self, memory: &mut Memory, why: &str) {
-        self.pulse.registration.send_replace(None);
-        self.pulse.is_down.store(true, Ordering::Relaxed);
+        self.pulse.down();
         self.metrics.store_up.get_or_create(&Of { partition: self.partition }).set(0);
         if std::mem::replace(&mut memory.is_up, false) {
             tracing::warn!(
@@ -231,6 +162,7 @@ impl Heart {
 }
 
 /// Sends the difference of one partition, one batch in flight, as soon as the last answer is there.
+#[derive(Clone)]
 pub(crate) struct Writer {
     pub partition: PartitionId,
     pub store: Arc<dyn Store>,
@@ -247,43 +179,57 @@ impl Writer {
         let mut standing = self.pulse.subscribe();
         let mut failures = 0;
         loop {
-            let Ok(registration) = standing.wait_for(Option::is_some).await.map(|held| held.clone()) else { return };
-            let registration = registration.expect("waited for");
+            let Registration { generation, link, beat } = standing.registered(|_| true).await;
             let (entries, sent) = self.ledger.batch(self.partition, BATCH);
             if entries.is_empty() {
                 tokio::select! {
+                    biased;
                     () = self.ledger.changed(self.partition) => {}
                     _ = standing.changed() => {}
                 }
                 continue;
             }
-            self.metrics.batch.observe(entries.len() as f64);
-            let Registration { generation, link, beat } = registration;
-            let batch = crate::domain::partition::Batch { generation, link, epoch: beat.epoch, entries };
-            let why = match self.store.write(self.partition, &batch).await {
-                Ok(Ok((beat, outcomes))) => {
-                    self.pulse.note(&beat);
-                    self.ledger.answered(&beat, sent, outcomes);
-                    failures = 0;
-                    continue;
-                }
-                Ok(Err(refusal)) => {
-                    tracing::info!(?refusal, "a batch was refused");
-                    "refused"
-                }
-                Err(error) => {
-                    tracing::debug!(%error, "a batch failed");
-                    "unavailable"
-                }
-            };
-            self.metrics.batches_failed.get_or_create(&Because { reason: why }).inc();
-            self.ledger.failed(sent);
-            self.pulse.doubt();
+            let batch = Batch { generation, link, epoch: beat.epoch, entries };
+            if !Rule::OneBatch.holds() {
+                let another = self.clone();
+                vital::spawn("another batch", async move {
+                    another.send(batch, sent).await;
+                });
+                continue;
+            }
+            if self.send(batch, sent).await {
+                failures = 0;
+                continue;
+            }
             // Once is a new epoch or a new link. What fails again and again though renewals succeed must not spin.
             failures += 1;
             if failures > 1 {
                 sleep((RETRY_FIRST * (1 << failures.min(8))).min(RETRY_MOST)).await;
             }
         }
+    }
+
+    /// Whether the batch was carried out.
+    async fn send(&self, batch: Batch, sent: Vec<Sent>) -> bool {
+        self.metrics.batch.observe(batch.entries.len() as f64);
+        let why = match self.store.write(self.partition, &batch).await {
+            Ok(Ok((beat, outcomes))) => {
+                self.pulse.note(&beat);
+                self.ledger.answered(&beat, sent, outcomes);
+                return true;
+            }
+            Ok(Err(refusal)) => {
+                tracing::info!(?refusal, "a batch was refused");
+                "refused"
+            }
+            Err(error) => {
+                tracing::debug!(%error, "a batch failed");
+                "unavailable"
+            }
+        };
+        self.metrics.batches_failed.get_or_create(&Because { reason: why }).inc();
+        self.ledger.failed(sent);
+        self.pulse.doubt();
+        false
     }
 }

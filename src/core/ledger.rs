@@ -11,7 +11,7 @@ mod sending;
 mod tests;
 
 use std::{
-    collections::{BTreeMap, HashMap, VecDeque},
+    collections::{BTreeMap, VecDeque},
     sync::{
         Arc, Mutex, MutexGuard,
         atomic::{AtomicUsize, Ordering},
@@ -21,10 +21,11 @@ use std::{
 use tokio::sync::{Notify, oneshot};
 
 use self::account::{Account, Place, Waiting, Wanted, longest_grace};
-pub(crate) use self::reconciling::Reset;
+pub(crate) use self::{reconciling::Reset, sending::Sent};
 use super::notices::Notices;
 use crate::{
     domain::{
+        chance::Map,
         member::Reason,
         name::{ConnectionId, RosterKey, UserName},
         partition::Beat,
@@ -78,7 +79,7 @@ type Asker = Option<oneshot::Sender<(Outcome, Beat)>>;
 #[derive(Debug)]
 struct Book {
     owners: u64,
-    accounts: HashMap<ConnectionId, Account>,
+    accounts: Map<ConnectionId, Account>,
     lanes: Vec<Lane>,
 }
 
@@ -98,7 +99,7 @@ impl Ledger {
         let lanes = (0..partitions).map(|_| Lane::default()).collect();
         Self {
             store,
-            book: Mutex::new(Book { owners: 0, accounts: HashMap::new(), lanes }),
+            book: Mutex::new(Book { owners: 0, accounts: Map::default(), lanes }),
             wake: (0..partitions).map(|_| Notify::new()).collect(),
         }
     }

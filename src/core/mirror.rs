@@ -18,6 +18,7 @@ pub(crate) use self::state::present;
 use self::state::{State, reasons};
 use crate::{
     domain::{
+        chance,
         delta::Net,
         level::Level,
         member::Roll,
@@ -90,7 +91,7 @@ impl Mirror {
             buffer_overflowed: false,
             withheld: false,
             readings: 0,
-            mark: format!("~{:08x}", rand::random::<u32>()),
+            mark: format!("~{:08x}", chance::random::<u32>()),
             flushed_at: None,
             flush_waits: false,
             somebody_waits: false,

@@ -7,11 +7,14 @@ mod ledger;
 mod mirror;
 mod mirrors;
 mod notices;
+mod pulse;
 mod queries;
 #[cfg(test)]
 mod rigged;
 mod session;
 mod settings;
+#[cfg(test)]
+mod simulation;
 mod sweeper;
 #[cfg(test)]
 mod tests;
@@ -32,9 +35,10 @@ pub use self::{
     settings::Settings,
 };
 use self::{
-    heart::{Heart, Pulse, Writer},
+    heart::{Heart, Writer},
     ledger::Ledger,
     mirrors::Mirrors,
+    pulse::Pulse,
     sweeper::Sweeper,
 };
 pub use crate::store::{Index, Totals};
@@ -76,7 +80,7 @@ impl Core {
     pub fn start(store: Arc<dyn Store>, feed: Arc<dyn Feed>, settings: Settings, metrics: Arc<Metrics>) -> Arc<Self> {
         let settings = Arc::new(settings);
         let ledger = Arc::new(Ledger::new(store.clone()));
-        let pulses: Vec<_> = (0..store.partitions()).map(|_| Arc::new(Pulse::new())).collect();
+        let pulses: Vec<Arc<Pulse>> = (0..store.partitions()).map(|_| Arc::default()).collect();
         let mirrors = Mirrors::new(store.clone(), feed.clone(), metrics.clone());
         let (mut hearts, mut sweepers) = (Vec::new(), Vec::new());
         for partition in 0..store.partitions() {

@@ -6,7 +6,9 @@ use std::sync::{
 };
 
 use async_trait::async_trait;
+use futures_util::FutureExt as _;
 
+use super::simulation::Line;
 use crate::{
     domain::{
         name::{ChannelName, ConnectionId, RosterKey, UserName},
@@ -25,6 +27,8 @@ pub(crate) const TERMS: Terms = Terms { renew_ms: 3_000, lease_ms: 10_000, settl
 /// See the module. Everything is kept in one memory; only the numbers of the partitions differ.
 pub(crate) struct Rigged {
     pub memory: Arc<Memory>,
+    /// What lies between the instance and the memory.
+    pub line: Arc<Line>,
     /// Users are in partition 0, channels in 1.
     pub apart: bool,
     /// As many calls of anything but reading fail.
@@ -35,10 +39,20 @@ pub(crate) struct Rigged {
     pub empty_pages: bool,
 }
 
+/// The memory answers without waiting for anything.
+fn at_once<T>(answer: impl Future<Output = T>) -> T {
+    answer.now_or_never().expect("the memory has nothing to wait for")
+}
+
 impl Rigged {
     pub fn open(instance: &str) -> (Self, Arc<MemoryFeed>) {
         let (memory, feed) = Memory::open(TERMS, instance, 30);
-        (Self { memory, apart: false, away: 0.into(), deaf: 0.into(), empty_pages: false }, feed)
+        (Self::over(memory, Arc::new(Line::straight())), feed)
+    }
+
+    /// An instance's way to a memory that others use too.
+    pub fn over(memory: Arc<Memory>, line: Arc<Line>) -> Self {
+        Self { memory, line, apart: false, away: 0.into(), deaf: 0.into(), empty_pages: false }
     }
 
     fn fails(count: &AtomicUsize) -> Result<(), StoreError> {
@@ -57,28 +71,38 @@ impl Store for Rigged {
         u16::from(self.apart && matches!(roster, RosterKey::Channel(_)))
     }
 
-    async fn renew(&self, partition: PartitionId, renewal: Renewal) -> Result<Result<Renewed, Refusal>, StoreError> {
+    async fn renew(&self, _: PartitionId, renewal: Renewal) -> Result<Result<Renewed, Refusal>, StoreError> {
         Self::fails(&self.away)?;
         Self::fails(&self.deaf)?;
-        self.memory.renew(partition, renewal).await
+        let (memory, link) = (self.memory.clone(), self.line.connected());
+        let renewal = Renewal { link, ..renewal };
+        let call = move || memory.carry_out(|partition, at| partition.renew(at, &renewal));
+        Ok(self.line.over(link, "renew", call).await?.map(|beat| Renewed { beat, link }))
     }
 
     async fn write(
         &self,
-        partition: PartitionId,
+        _: PartitionId,
         batch: &Batch,
     ) -> Result<Result<(Beat, Vec<Outcome>), Refusal>, StoreError> {
         Self::fails(&self.away)?;
-        self.memory.write(partition, batch).await
+        let link = self.line.standing()?;
+        if link != batch.link {
+            return Ok(Err(Refusal::Link));
+        }
+        let (memory, batch) = (self.memory.clone(), batch.clone());
+        self.line.over(link, "write", move || memory.carry_out(|partition, at| partition.write(at, &batch))).await
     }
 
-    async fn sweep(&self, partition: PartitionId, sweep: &Sweep, most: usize) -> Result<Swept, StoreError> {
+    async fn sweep(&self, _: PartitionId, sweep: &Sweep, most: usize) -> Result<Swept, StoreError> {
         Self::fails(&self.away)?;
-        self.memory.sweep(partition, sweep, most).await
+        let (memory, sweep, link) = (self.memory.clone(), sweep.clone(), self.line.standing()?);
+        self.line.over(link, "sweep", move || memory.carry_out(|partition, at| partition.sweep(at, &sweep, most))).await
     }
 
     async fn audit(&self, partition: PartitionId, cursor: Option<String>) -> Result<Option<String>, StoreError> {
-        self.memory.audit(partition, cursor).await
+        let (memory, link) = (self.memory.clone(), self.line.standing()?);
+        self.line.over(link, "audit", move || at_once(memory.audit(partition, cursor))).await?
     }
 
     async fn held(
@@ -88,23 +112,28 @@ impl Store for Rigged {
         cursor: Option<String>,
         most: usize,
     ) -> Result<(Vec<(RosterKey, ConnectionId)>, Option<String>), StoreError> {
-        match cursor.as_deref() {
-            None if self.empty_pages => Ok((Vec::new(), Some("second".to_owned()))),
-            Some("second") => self.memory.held(partition, generation, None, most).await,
-            _ => self.memory.held(partition, generation, cursor, most).await,
-        }
+        let cursor = match cursor.as_deref() {
+            None if self.empty_pages => return Ok((Vec::new(), Some("second".to_owned()))),
+            Some("second") => None,
+            _ => cursor,
+        };
+        let (memory, generation) = (self.memory.clone(), generation.clone());
+        self.line.read("held", move || at_once(memory.held(partition, &generation, cursor, most))).await?
     }
 
     async fn read(&self, roster: &RosterKey) -> Result<Reading, StoreError> {
-        self.memory.read(roster).await
+        let (memory, roster) = (self.memory.clone(), roster.clone());
+        self.line.read("read", move || at_once(memory.read(&roster))).await?
     }
 
     async fn rows(&self, keys: &[(RosterKey, ConnectionId)]) -> Result<Vec<Option<Row>>, StoreError> {
-        self.memory.rows(keys).await
+        let (memory, keys) = (self.memory.clone(), keys.to_vec());
+        self.line.read("rows", move || at_once(memory.rows(&keys))).await?
     }
 
     async fn numbers(&self, partition: PartitionId, rosters: &[RosterKey]) -> Result<Numbers, StoreError> {
-        self.memory.numbers(partition, rosters).await
+        let (memory, rosters) = (self.memory.clone(), rosters.to_vec());
+        self.line.read("numbers", move || at_once(memory.numbers(partition, &rosters))).await?
     }
 
     async fn counts(&self, channels: &[ChannelName]) -> Result<Vec<Counted>, StoreError> {

@@ -1,14 +1,14 @@
 //! The sweeper of one partition: it ends what is due when the next deadline says so, compares what the store thinks this instance holds with what
 //! it knows, and audits slowly. Every instance sweeps; the scripts see to it that each end happens once.
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-use rand::RngExt as _;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::{heart::Pulse, ledger::Ledger};
+use super::{ledger::Ledger, pulse::Pulse};
 use crate::{
     domain::{
+        chance,
         member::Whereabouts,
         name::{ConnectionId, RosterKey},
         partition::{Due, Sweep, Swept},
@@ -42,14 +42,13 @@ impl Sweeper {
     pub async fn run(self) {
         let mut standing = self.pulse.subscribe();
         // Spread over the instances.
-        let spread = rand::rng().random_range(0.5..1.0);
+        let spread = chance::within(0.5..1.0);
         let mut compare_at = Instant::now() + COMPARE.mul_f64(spread);
         let mut audit_at = Instant::now() + AUDIT.mul_f64(spread);
         let mut audit_cursor = None;
         let mut was_settling = false;
         loop {
-            let Ok(held) = standing.wait_for(Option::is_some).await.map(|held| held.clone()) else { return };
-            let beat = held.expect("waited for").beat;
+            let beat = standing.registered(|_| true).await.beat;
             if was_settling && !beat.settling {
                 // What nobody confirmed is found at once.
                 (compare_at, audit_at) = (Instant::now(), Instant::now());
@@ -60,11 +59,12 @@ impl Sweeper {
             let due_in = if beat.settling { due_in.min(SETTLING) } else { due_in };
             let until = (Instant::now() + due_in).min(compare_at).min(audit_at);
             tokio::select! {
+                biased;
                 () = tokio::time::sleep_until(until) => {}
                 _ = standing.changed() => continue,
             }
             // Instances wake for the same deadline: the first does the work.
-            let jitter = rand::rng().random_range(0..40);
+            let jitter = chance::within(0..40);
             sleep(Duration::from_millis(jitter)).await;
             let result = self.sweep().await;
             let now = Instant::now();
@@ -175,7 +175,7 @@ impl Sweeper {
     async fn compare(&self) -> Result<(), StoreError> {
         let Some(standing) = self.pulse.standing() else { return Ok(()) };
         self.ledger.drop_ended(self.partition, &standing.beat, SLACK_MS);
-        let mut held = HashSet::new();
+        let mut held = BTreeSet::new();
         let mut cursor = None;
         loop {
             let (page, next) = self.store.held(self.partition, &standing.generation, cursor, 1_000).await?;

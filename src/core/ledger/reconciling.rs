@@ -1,6 +1,6 @@
 //! What others did, and what has to be sent again.
 
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 
 use super::{
     Book, Ledger, Settlement,
@@ -109,7 +109,7 @@ impl Ledger {
     }
 
     /// What a partition's `held` set should name is sent again where the set does not.
-    pub fn resend_missing(&self, partition: PartitionId, held: &HashSet<(RosterKey, ConnectionId)>) {
+    pub fn resend_missing(&self, partition: PartitionId, held: &BTreeSet<(RosterKey, ConnectionId)>) {
         let mut book = self.lock();
         let mut missing = Vec::new();
         let Book { accounts, lanes, .. } = &mut *book;

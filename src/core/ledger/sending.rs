@@ -1,6 +1,6 @@
 //! The difference on its way: batches out, answers in.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 
 use tokio::sync::oneshot;
 
@@ -11,6 +11,7 @@ use super::{
 };
 use crate::{
     domain::{
+        chance::Map,
         member::Reason,
         name::{ConnectionId, RosterKey},
         partition::Beat,
@@ -33,7 +34,7 @@ impl Ledger {
     /// what has come to be known here since.
     pub(in crate::core::ledger) fn live_ask(
         lane: &mut Lane,
-        accounts: &HashMap<ConnectionId, Account>,
+        accounts: &Map<ConnectionId, Account>,
     ) -> Option<(Entry, Asker)> {
         while let Some((entry, asker)) = lane.asks.pop_front() {
             let is_known =

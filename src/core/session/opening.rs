@@ -118,13 +118,12 @@ impl Session {
         let partition = self.core.store.partition_of(key);
         let mut standing = self.core.pulses[usize::from(partition)].subscribe();
         loop {
-            let beat = standing.borrow_and_update().as_ref().map(|held| held.beat.clone());
-            if let Some(beat) = beat
+            if let Some(beat) = standing.look().map(|held| held.beat)
                 && (!beat.settling || self.is_confirmed(key, connection, &beat.epoch).await)
             {
                 return;
             }
-            let is_settled = standing.wait_for(|held| held.as_ref().is_some_and(|held| !held.beat.settling));
+            let is_settled = standing.registered(|held| !held.beat.settling);
             if timeout(SETTLE_LOOK, is_settled).await.is_ok() {
                 return;
             }

@@ -1,0 +1,168 @@
+//! What breaks, and when: drawn from the seed before anything happens.
+
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use rand::{RngExt as _, rngs::StdRng};
+use tokio::time::sleep;
+
+use super::{
+    line::Way,
+    world::{PLACES, World},
+};
+use crate::{
+    core::rigged::TERMS,
+    domain::{
+        name::{ConnectionId, RosterKey},
+        partition::Partition,
+    },
+};
+
+/// After a fault, how long it may take until all is as if it had not been, milliseconds.
+const RECOVERY: u64 = 10_000;
+/// The period of the audit, with all that it may wait for, milliseconds.
+const AUDIT: u64 = 330_000;
+
+/// One thing that is broken, and for how long, milliseconds.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum Fault {
+    /// An instance dies; another takes its place after a while.
+    Kill { place: usize, ms: u64 },
+    /// One line is wrong, or the lines of all.
+    Line { place: Option<usize>, way: Way, ms: u64 },
+    /// Calls fail now and then, before or after they are carried out.
+    Flaky { per_mille: u64, ms: u64 },
+    /// A feed hears nothing, or has lost its connection.
+    Deaf { place: usize, ms: u64 },
+    Unfed { place: usize, ms: u64 },
+    /// The memory is empty all at once, or after it was away.
+    Emptied { ms: u64 },
+    /// The memory is what it was so long ago.
+    Rewound { ms: u64 },
+    /// The host clock jumps.
+    Jump { ms: i64 },
+    /// An index forgets rows.
+    Damage,
+    /// For more than an hour nobody is anywhere.
+    Hour,
+}
+
+impl Fault {
+    /// Any of them. None of those that the promises do not cover: see `docs/operations.md`.
+    pub fn any(chance: &mut StdRng) -> Self {
+        let place = chance.random_range(0..PLACES);
+        // Well within lease and grace: an instance that alone is away for longer loses its people.
+        let ms = chance.random_range(500..14_000);
+        match chance.random_range(0..14) {
+            0 | 1 => Self::Kill { place, ms },
+            2 => Self::Line { place: Some(place), way: Way::Frozen, ms },
+            3 => Self::Line { place: Some(place), way: Way::Cut, ms },
+            4 => Self::Line { place: Some(place), way: Way::Silent, ms },
+            5 => Self::Line { place: None, way: Way::Cut, ms: ms * 5 },
+            6 => Self::Line { place: None, way: Way::Silent, ms: ms * 3 },
+            7 => Self::Flaky { per_mille: chance.random_range(10..200), ms: ms * 2 },
+            8 => Self::Deaf { place, ms: ms * 2 },
+            9 => Self::Unfed { place, ms },
+            10 => Self::Emptied { ms: if chance.random_bool(0.5) { 0 } else { ms } },
+            11 => Self::Rewound { ms },
+            12 => Self::Jump { ms: chance.random_range(-3_600_000..3_600_000) },
+            _ => Self::Damage,
+        }
+    }
+
+    /// How long the nemesis waits before the next fault, milliseconds: so long that no two meet which the promises do not cover together.
+    fn pause(self) -> u64 {
+        match self {
+            // Who was on an instance that died is gone for good, or taken over by others: until then the memory may not be lost.
+            Self::Kill { .. } => 45_000,
+            Self::Emptied { .. } | Self::Rewound { .. } => 60_000,
+            Self::Damage => AUDIT,
+            _ => 20_000,
+        }
+    }
+
+    pub async fn strike(self, world: &Arc<World>, chance: &mut StdRng) {
+        let began = world.log.now();
+        world.log.write(format!("nemesis: {self:?}"));
+        let instances = world.instances();
+        let last = |ms: u64| sleep(Duration::from_millis(ms));
+        let mut recovery = RECOVERY;
+        match self {
+            Self::Kill { place, ms } => {
+                instances[place].kill();
+                last(ms).await;
+                world.replace(place);
+            }
+            Self::Line { place, way, ms } => {
+                let broken = instances.iter().enumerate().filter(|(at, _)| place.is_none_or(|place| place == *at));
+                let lines: Vec<_> = broken.map(|(_, instance)| instance.line.clone()).collect();
+                lines.iter().for_each(|line| line.turn(way));
+                last(ms).await;
+                lines.iter().for_each(|line| line.turn(Way::Open));
+            }
+            Self::Flaky { per_mille, ms } => {
+                let set = |value| instances.iter().for_each(|instance| instance.line.flaky.store(value, Ordering::Relaxed));
+                set(per_mille);
+                last(ms).await;
+                set(0);
+                // What was sent late comes late.
+                recovery += 30_000;
+            }
+            Self::Deaf { place, ms } => {
+                instances[place].line.deaf.store(true, Ordering::Relaxed);
+                last(ms).await;
+                instances[place].line.deaf.store(false, Ordering::Relaxed);
+            }
+            Self::Unfed { place, ms } => {
+                instances[place].line.unfed.store(true, Ordering::Relaxed);
+                instances[place].line.stir();
+                last(ms).await;
+                instances[place].line.unfed.store(false, Ordering::Relaxed);
+                instances[place].line.stir();
+            }
+            Self::Emptied { ms } => {
+                Self::restart(world, Partition::new(TERMS), ms).await;
+            }
+            Self::Rewound { ms } => {
+                let copy = world.memory.copy();
+                last(ms).await;
+                Self::restart(world, copy, chance.random_range(0..3_000)).await;
+                // Whoever was there in the copy and is not any more goes the way of a lost instance.
+                recovery += 30_000;
+            }
+            Self::Jump { ms } => world.memory.jump(ms),
+            Self::Damage => {
+                recovery = AUDIT;
+                Self::damage(world, chance);
+            }
+            Self::Hour => {
+                last(4_000_000).await;
+            }
+        }
+        world.truth.lock().unwrap().noise(began, world.log.now() + recovery);
+        last(self.pause() + chance.random_range(0..20_000)).await;
+    }
+
+    /// The memory's process ends, and another begins with what it is given.
+    async fn restart(world: &World, partition: Partition, away_ms: u64) {
+        let instances = world.instances();
+        let lines: Vec<_> = instances.iter().filter(|instance| !instance.is_dead()).map(|one| one.line.clone()).collect();
+        lines.iter().for_each(|line| line.turn(Way::Cut));
+        sleep(Duration::from_millis(away_ms.max(1))).await;
+        world.memory.restart(partition);
+        lines.iter().for_each(|line| line.turn(Way::Open));
+    }
+
+    /// Index entries of rows go, each kind of some.
+    fn damage(world: &World, chance: &mut StdRng) {
+        let copy = world.memory.copy();
+        let all: Vec<(RosterKey, ConnectionId)> = copy
+            .rosters()
+            .flat_map(|roster| copy.rows(roster).into_iter().flatten().map(|(id, _)| (roster.clone(), id.clone())))
+            .collect();
+        let some: Vec<_> = all.into_iter().filter(|_| chance.random_bool(0.3)).collect();
+        world.memory.carry_out(|partition, _| some.iter().for_each(|(roster, id)| partition.forget_index(roster, id)));
+    }
+}
