@@ -15,10 +15,9 @@ use tokio::{sync::Notify, time::Instant};
 
 pub use self::frames::{Cause, Delivery, Encoded, Frame, Lists, Snapshot, Whole};
 pub(crate) use self::state::present;
-use self::state::{State, reasons};
+use self::state::{State, fresh_mark, reasons};
 use crate::{
     domain::{
-        chance,
         delta::Net,
         level::Level,
         member::Roll,
@@ -90,8 +89,9 @@ impl Mirror {
             buffer: None,
             buffer_overflowed: false,
             withheld: false,
+            hides: false,
             readings: 0,
-            mark: format!("~{:08x}", chance::random::<u32>()),
+            mark: fresh_mark(),
             flushed_at: None,
             flush_waits: false,
             somebody_waits: false,
@@ -257,7 +257,7 @@ impl Mirror {
     /// Whether the mirror has all that the store had when it was asked.
     pub(crate) fn has(&self, epoch: &Epoch, settling: bool, number: Option<u64>) -> bool {
         let state = self.lock();
-        if state.withheld && !settling {
+        if state.hides || (state.withheld && !settling) {
             return false;
         }
         match (&state.version, number) {

@@ -201,6 +201,8 @@ impl Core {
                 FeedEvent::Restored => {
                     tracing::info!("the feed is back; comparing versions");
                     self.mirrors.doubt();
+                    // Nor was anybody heard who took or ended what is answered for here.
+                    self.pulses.iter().for_each(|pulse| pulse.suspect());
                 }
             }
         }

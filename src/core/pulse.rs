@@ -30,6 +30,7 @@ pub(crate) struct Pulse {
     held: Mutex<Held>,
     news: Notify,
     poke: Notify,
+    suspicion: Notify,
     is_down: AtomicBool,
 }
 
@@ -91,6 +92,16 @@ impl Pulse {
     /// Waits until somebody pokes.
     pub async fn poked(&self) {
         self.poke.notified().await;
+    }
+
+    /// Others may have taken or ended what this instance answers for, and it was not told.
+    pub fn suspect(&self) {
+        self.suspicion.notify_one();
+    }
+
+    /// Waits until somebody suspects something.
+    pub async fn suspected(&self) {
+        self.suspicion.notified().await;
     }
 
     fn forget(&self) {

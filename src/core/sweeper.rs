@@ -13,6 +13,7 @@ use crate::{
         name::{ConnectionId, RosterKey},
         partition::{Due, Sweep, Swept},
         roster::{Ask, Entry, Generation},
+        version::Epoch,
     },
     metrics::Metrics,
     store::{PartitionId, Store, StoreError},
@@ -20,6 +21,8 @@ use crate::{
 
 /// The most rows that one call ends.
 const ROWS: usize = 100;
+/// As many rows are compared at once.
+const ENDING: usize = 500;
 /// How often this instance compares its `held` set with what it knows.
 const COMPARE: Duration = Duration::from_secs(60);
 /// Between two passes of the audit, and between its pages.
@@ -61,6 +64,7 @@ impl Sweeper {
             tokio::select! {
                 biased;
                 () = tokio::time::sleep_until(until) => {}
+                () = self.pulse.suspected() => compare_at = Instant::now(),
                 _ = standing.changed() => continue,
             }
             // Instances wake for the same deadline: the first does the work.
@@ -199,6 +203,24 @@ impl Sweeper {
             }
         }
         self.ledger.resend_missing(self.partition, &held);
+        self.compare_ending(&standing.beat.epoch).await
+    }
+
+    /// Forgets whom others have taken or ended while this instance waited for their end: in a new epoch it would bring them back.
+    async fn compare_ending(&self, epoch: &Epoch) -> Result<(), StoreError> {
+        for page in self.ledger.ending(self.partition, epoch).chunks(ENDING) {
+            let keys: Vec<_> = page.iter().map(|((roster, connection), _)| (roster.clone(), connection.clone())).collect();
+            let rows = self.store.rows(&keys).await?;
+            // Only a script knows whose rows these were: what came up empty or older a moment ago shows nobody's end.
+            if self.call(&Sweep::default()).await?.beat.epoch != *epoch {
+                return Ok(());
+            }
+            for (((roster, connection), take), row) in page.iter().zip(rows) {
+                if row.is_none_or(|row| row.take > *take) {
+                    self.ledger.ended_elsewhere(connection, roster, *take, epoch);
+                }
+            }
+        }
         Ok(())
     }
 }

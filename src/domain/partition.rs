@@ -249,8 +249,19 @@ impl Partition {
         }
         let mut changes = Changes::default();
         let mut outcomes = Vec::with_capacity(batch.entries.len());
+        // The user's row decides who has a connection: without it, nothing in the channels.
+        let mut lost = BTreeSet::new();
         for entry in &batch.entries {
-            outcomes.push(self.carry_out(at, now, &batch.generation, entry, &mut changes));
+            let is_user = matches!(entry.roster, RosterKey::User(_));
+            let is_present = matches!(entry.ask, Ask::Present { .. });
+            let outcome = match is_present && !is_user && lost.contains(&entry.connection) {
+                true => Outcome::Lost,
+                false => self.carry_out(at, now, &batch.generation, entry, &mut changes),
+            };
+            if is_present && is_user && outcome == Outcome::Lost {
+                lost.insert(&entry.connection);
+            }
+            outcomes.push(outcome);
             self.note_held(&batch.generation, &entry.roster, &entry.connection);
         }
         self.publish(changes);

@@ -109,6 +109,14 @@ impl Truth {
         self.mark(channel, connection, at, Mark::AbsentBy { from: at, quiet: 0 });
     }
 
+    /// The connection broke at `broke`, was kept until `kept`, and came back after that: it may have left, and come anew.
+    pub fn came_back_late(&mut self, channel: &str, connection: &str, broke: u64, kept: u64, at: u64) {
+        self.end(channel, connection, broke, End::Broke);
+        *self.comings.entry((channel.to_owned(), connection.to_owned())).or_default() += 1;
+        self.mark(channel, connection, kept, Mark::Maybe);
+        self.mark(channel, connection, at, Mark::Present);
+    }
+
     /// The connection broke at `broke` and did not come back: it stays until `kept`, and has left when `quiet` has passed in quiet since `from`.
     pub fn lost(&mut self, channel: &str, connection: &str, broke: u64, kept: u64, from: u64, quiet: u64) {
         self.count("timeout");
@@ -172,9 +180,11 @@ impl Truth {
         }
         for (place, statuses) in &statuses {
             let told = told.remove(place).unwrap_or_default();
-            let mut fault = |what: String| {
-                let told: Vec<_> = told.iter().map(|one| one.to_string()).collect();
-                faults.push(format!("{} in {}: {what}\n    told {told:?}\n    true {statuses:?}", place.1, place.0));
+            let mut fault = |at: u64, what: String| {
+                let near = |other: u64| other + 90_000 > at && other < at + 90_000;
+                let told: Vec<_> = told.iter().filter(|one| near(one.at)).map(|one| one.to_string()).collect();
+                let statuses: Vec<_> = statuses.iter().filter(|(at, _)| near(*at)).collect();
+                faults.push(format!("at {at} {} in {}: {what}\n    told {told:?}\n    true {statuses:?}", place.1, place.0));
             };
             for (index, (from, status)) in statuses.iter().enumerate() {
                 let to = statuses.get(index + 1).map_or(end, |(next, _)| *next);
@@ -185,7 +195,7 @@ impl Truth {
                     Status::Present => ever(&told, settled, to, false).map(|at| (at, "is there and was not shown")),
                 };
                 if let Some((at, what)) = wrong {
-                    fault(format!("{what} at {at}, though {status:?} since {from} to {to}"));
+                    fault(at, format!("{what}, though {status:?} since {from} to {to}"));
                 }
             }
             // Where it is not known what is shown, it is still known how often it may change.
@@ -195,12 +205,13 @@ impl Truth {
             let comings: usize = of_this.map(|(_, count)| count).sum();
             let joins = told.iter().filter(|one| one.shown).count();
             if joins > comings {
-                fault(format!("came {comings} times and was told to have come {joins} times"));
+                let at = told.iter().filter(|one| one.shown).nth(comings).map_or(end, |one| one.at);
+                fault(at, format!("came {comings} times and was told to have come {joins} times"));
             }
             if !history.by_user {
                 for leave in told.iter().filter(|one| !one.shown) {
                     if let Some(wrong) = self.wrong_reason(place, leave, &quiet) {
-                        fault(wrong);
+                        fault(leave.at, wrong);
                     }
                 }
             }
@@ -211,15 +222,18 @@ impl Truth {
     /// A leave is told with the reason that it had, as far as somebody could know.
     fn wrong_reason(&self, place: &Place, leave: &Told, quiet: &Quiet) -> Option<String> {
         let reason = leave.reason.as_deref()?;
-        let (at, end) = self.ends.get(place)?.iter().rev().find(|(at, _)| *at <= leave.at)?;
+        let (at, _) = self.ends.get(place)?.iter().rev().find(|(at, _)| *at <= leave.at)?;
+        // Who breaks in the middle of leaving may go either way.
+        let ends = self.ends[place].iter().filter(|(other, _)| other + 1_000 > *at && *other <= leave.at);
         // A reading shows that somebody is gone and not why, and a lease may have ended: both only where something was broken.
         let is_quiet = quiet.between(at.saturating_sub(30_000), leave.at);
-        let right = match (end, reason) {
+        let right = ends.clone().any(|(_, end)| match (end, reason) {
             (End::Left, "left") | (End::Broke, "timeout") => true,
             (End::Left, "timeout" | "instance_lost") | (End::Broke, "instance_lost") => !is_quiet,
             _ => false,
-        };
-        (!right).then(|| format!("{end:?} at {at}, and was told to be gone at {} by reason of {reason}", leave.at))
+        });
+        let ends: Vec<_> = ends.collect();
+        (!right).then(|| format!("{ends:?}, and was told to be gone at {} by reason of {reason}", leave.at))
     }
 }
 

@@ -70,6 +70,12 @@ impl Place {
         self.waiting.is_none()
     }
 
+    /// Whether it waits for its end, and the store knows that in this epoch.
+    pub(super) fn is_ending_in(&self, epoch: &Epoch) -> bool {
+        let counts = matches!(&self.wanted, Wanted::Ending { counted_from: Some((counted, _)), .. } if counted == epoch);
+        counts && self.is_acknowledged()
+    }
+
     pub(super) fn settle(&mut self, up_to: u64, settlement: &Settlement) {
         for (revision, waiter) in std::mem::take(&mut self.waiters) {
             if revision <= up_to {

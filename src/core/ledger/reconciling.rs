@@ -130,6 +130,29 @@ impl Ledger {
         }
     }
 
+    /// What has no socket here and waits for its end, as acknowledged in this epoch: place and take.
+    pub fn ending(&self, partition: PartitionId, epoch: &Epoch) -> Vec<((RosterKey, ConnectionId), u64)> {
+        let book = self.lock();
+        let places = book.accounts.iter().flat_map(|(connection, account)| {
+            account.places.iter().map(move |(roster, place)| (roster, connection, account.take, place))
+        });
+        let ending = places.filter(|(.., place)| place.partition == partition && place.is_ending_in(epoch));
+        ending.map(|(roster, connection, take, _)| ((roster.clone(), connection.clone()), take)).collect()
+    }
+
+    /// Others have taken or ended what waited here for its end, and this instance was not told.
+    pub fn ended_elsewhere(&self, connection: &ConnectionId, roster: &RosterKey, take: u64, epoch: &Epoch) {
+        let mut book = self.lock();
+        let Some(account) = book.accounts.get(connection).filter(|account| account.take == take) else { return };
+        if !account.places.get(roster).is_some_and(|place| place.is_ending_in(epoch)) {
+            return;
+        }
+        match roster {
+            RosterKey::User(_) => self.give_up(&mut book, connection),
+            RosterKey::Channel(_) => self.close_place(&mut book, connection, roster, &Settlement::Lost),
+        }
+    }
+
     /// Drops what has ended long ago by this partition's time, though nobody said so.
     pub fn drop_ended(&self, partition: PartitionId, beat: &Beat, slack_ms: u64) {
         self.lock().accounts.retain(|_, account| {

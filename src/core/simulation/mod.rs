@@ -124,7 +124,7 @@ async fn compare(world: &Arc<World>, stay: &[Person], seen: &Seen, watching: Vec
     }
     for (history, _) in seen.lock().unwrap().iter() {
         for fault in truth.judge(history, LAG, end) {
-            world.fault(format!("{}: {fault}", history.name));
+            world.faults.lock().unwrap().push(format!("{}: {fault}", history.name));
         }
     }
     let mut faults = std::mem::take(&mut *world.faults.lock().unwrap());

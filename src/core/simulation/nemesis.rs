@@ -22,6 +22,8 @@ use crate::{
 
 /// After a fault, how long it may take until all is as if it had not been, milliseconds.
 const RECOVERY: u64 = 10_000;
+/// While an epoch settles, who does not answer is waited for, milliseconds.
+const PROOF: u64 = 5_000;
 /// The period of the audit, with all that it may wait for, milliseconds.
 const AUDIT: u64 = 330_000;
 
@@ -63,7 +65,7 @@ impl Fault {
             5 => Self::Line { place: None, way: Way::Cut, ms: ms * 5 },
             6 => Self::Line { place: None, way: Way::Silent, ms: ms * 3 },
             7 => Self::Flaky { per_mille: chance.random_range(10..200), ms: ms * 2 },
-            8 => Self::Deaf { place, ms: ms * 2 },
+            8 => Self::Deaf { place, ms: ms / 2 },
             9 => Self::Unfed { place, ms },
             10 => Self::Emptied { ms: if chance.random_bool(0.5) { 0 } else { ms } },
             11 => Self::Rewound { ms },
@@ -97,10 +99,13 @@ impl Fault {
             }
             Self::Line { place, way, ms } => {
                 let broken = instances.iter().enumerate().filter(|(at, _)| place.is_none_or(|place| place == *at));
-                let lines: Vec<_> = broken.map(|(_, instance)| instance.line.clone()).collect();
-                lines.iter().for_each(|line| line.turn(way));
+                let broken: Vec<_> = broken.map(|(_, instance)| instance).collect();
+                let alone = |since| broken.iter().for_each(|instance| *instance.alone_since.lock().unwrap() = since);
+                alone(place.map(|_| began));
+                broken.iter().for_each(|instance| instance.line.turn(way));
                 last(ms).await;
-                lines.iter().for_each(|line| line.turn(Way::Open));
+                broken.iter().for_each(|instance| instance.line.turn(Way::Open));
+                alone(None);
             }
             Self::Flaky { per_mille, ms } => {
                 let set = |value| instances.iter().for_each(|instance| instance.line.flaky.store(value, Ordering::Relaxed));
@@ -111,9 +116,16 @@ impl Fault {
                 recovery += 30_000;
             }
             Self::Deaf { place, ms } => {
-                instances[place].line.deaf.store(true, Ordering::Relaxed);
+                let line = &instances[place].line;
+                line.deaf.store(true, Ordering::Relaxed);
                 last(ms).await;
-                instances[place].line.deaf.store(false, Ordering::Relaxed);
+                // A feed asks itself whether it hears.
+                line.unfed.store(true, Ordering::Relaxed);
+                line.stir();
+                line.deaf.store(false, Ordering::Relaxed);
+                last(100).await;
+                line.unfed.store(false, Ordering::Relaxed);
+                line.stir();
             }
             Self::Unfed { place, ms } => {
                 instances[place].line.unfed.store(true, Ordering::Relaxed);
@@ -124,6 +136,7 @@ impl Fault {
             }
             Self::Emptied { ms } => {
                 Self::restart(world, Partition::new(TERMS), ms).await;
+                recovery += PROOF;
             }
             Self::Rewound { ms } => {
                 let copy = world.memory.copy();
@@ -132,7 +145,7 @@ impl Fault {
                 // Whoever was there in the copy and is not any more goes the way of a lost instance.
                 recovery += 30_000;
             }
-            Self::Jump { ms } => world.memory.jump(ms),
+            Self::Jump { ms } => world.jump(ms),
             Self::Damage => {
                 recovery = AUDIT;
                 Self::damage(world, chance);

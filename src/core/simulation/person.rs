@@ -20,6 +20,8 @@ use crate::{
 const PATIENCE: Duration = Duration::from_secs(7);
 /// How long a socket may be silent before the door gives it up, milliseconds.
 const SILENCE: u64 = 35_000;
+/// And how long when it was asked whether it lives, milliseconds.
+const PROOF: u64 = 10_000;
 
 struct Deaf;
 
@@ -68,6 +70,8 @@ pub(crate) struct Person {
     tried: u64,
     /// How long the server may think that the socket lives, milliseconds.
     unnoticed: u64,
+    /// Since when the instance could not say that the socket broke.
+    unsaid: Option<u64>,
     deeds: u64,
 }
 
@@ -84,6 +88,7 @@ impl Person {
             broke: 0,
             tried: 0,
             unnoticed: 0,
+            unsaid: None,
             deeds: 0,
         }
     }
@@ -206,29 +211,50 @@ impl Person {
 
     /// The connection goes on, where the welcome says.
     fn back(&mut self, there: &[&str]) {
-        let (id, now) = (self.id(), self.now());
+        let (id, now, kept) = (self.id(), self.now(), self.kept());
+        // Its grace was over: perhaps nobody had looked yet, or an older copy has brought it back.
+        let is_late = now >= kept;
+        let world = self.world.clone();
+        let mut truth = world.truth.lock().unwrap();
         for (name, sure) in std::mem::take(&mut self.joined) {
-            let is_there = there.contains(&name);
-            if is_there {
-                if sure == Sure::Unknown {
-                    self.world.truth.lock().unwrap().joined(name, &id, now);
-                }
+            match (there.contains(&name), sure) {
+                (true, _) if is_late => truth.came_back_late(name, &id, self.broke, kept, now),
+                (false, _) if is_late => truth.lost(name, &id, self.broke, kept, now, 0),
+                (true, Sure::Unknown) => truth.joined(name, &id, now),
+                (true, Sure::Yes) => {}
+                (false, Sure::Unknown) => truth.will_have_left(name, &id, now),
+                (false, Sure::Yes) => world.fault(format!("{} {id} came back and is not in {name}", self.user)),
+            }
+            if there.contains(&name) {
                 self.joined.insert(name, Sure::Yes);
-            } else if sure == Sure::Yes {
-                self.world.fault(format!("{} {id} came back and is not in {name}", self.user));
-            } else {
-                self.world.truth.lock().unwrap().will_have_left(name, &id, now);
             }
         }
+        // What nobody acknowledged may have happened all the same: the welcome says so.
+        for name in CHANNELS {
+            if there.contains(&name) && !self.joined.contains_key(name) {
+                truth.joined(name, &id, now);
+                self.joined.insert(name, Sure::Yes);
+                self.states.insert(name, None);
+            }
+        }
+    }
+
+    /// Until when its places are kept, at least.
+    fn kept(&self) -> u64 {
+        // A clock that jumps counts for a renewal and a second, so much shorter is a grace then.
+        let jumped = if self.world.jumped_since(self.broke) { RENEW + 1_000 } else { 0 };
+        // To all others the instance was lost, with everybody on it, some time before the socket broke.
+        self.unsaid.map_or(self.broke, |since| since.min(self.broke)) + GRACE - 100 - jumped
     }
 
     /// The connection is no more.
     fn gone(&mut self) {
         let (id, now) = (self.id(), self.now());
-        if now < self.broke + GRACE - 100 {
+        let kept = self.kept();
+        if now < kept {
             self.world.fault(format!("{} {id} came back after {} ms and its place was not kept", self.user, now - self.broke));
         }
-        let kept = (self.broke + GRACE - 100).min(now);
+        let kept = kept.min(now);
         let quiet = GRACE + LEASE + 2 * RENEW + self.unnoticed;
         for name in self.joined.keys() {
             self.world.truth.lock().unwrap().lost(name, &id, self.broke, kept, self.tried, quiet);
@@ -239,7 +265,8 @@ impl Person {
     fn broken(&mut self) {
         self.broke = self.now();
         self.tried = self.broke;
-        drop(self.socket.take());
+        let Some(socket) = self.socket.take() else { return };
+        self.unsaid = *socket.instance.alone_since.lock().unwrap();
     }
 
     async fn break_off(&mut self, away: std::ops::Range<u64>, unnoticed: u64) {
@@ -248,11 +275,20 @@ impl Person {
             self.broken();
         } else {
             // A host that lost its power: the server keeps the socket until it has been silent for too long.
-            let session = self.socket.take().map(|socket| socket.session);
+            let socket = self.socket.take();
             self.broken();
+            self.unsaid = socket.as_ref().and_then(|socket| *socket.instance.alone_since.lock().unwrap());
+            let session = socket.map(|socket| socket.session);
             self.unnoticed = unnoticed;
             tokio::spawn(async move {
-                sleep(Duration::from_millis(unnoticed)).await;
+                let Some(session) = session else { return };
+                let notices = session.notices();
+                let asked = async { while notices.next().await != Notice::Prove && !notices.is_over() {} };
+                tokio::select! {
+                    biased;
+                    () = asked => sleep(Duration::from_millis(PROOF)).await,
+                    () = sleep(Duration::from_millis(unnoticed)) => {}
+                }
                 drop(session);
             });
         }

@@ -5,7 +5,7 @@ use std::{
     collections::BTreeMap,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
 };
 
@@ -61,6 +61,8 @@ pub(crate) fn hello(user: Option<&UserName>, resume: Option<ResumeClaim>) -> Hel
 pub(crate) struct Instance {
     pub core: Arc<Core>,
     pub line: Arc<Line>,
+    /// Since when it alone cannot reach the memory.
+    pub alone_since: Mutex<Option<u64>>,
     is_dead: AtomicBool,
     death: Notify,
 }
@@ -95,6 +97,7 @@ pub(crate) struct World {
     places: Mutex<Vec<Arc<Instance>>>,
     chance: Mutex<StdRng>,
     started: AtomicUsize,
+    jumped: AtomicU64,
     is_calm: AtomicBool,
     is_over: AtomicBool,
     end: Notify,
@@ -126,6 +129,7 @@ impl World {
             places: Mutex::default(),
             chance: Mutex::new(chance),
             started: 0.into(),
+            jumped: 0.into(),
             is_calm: false.into(),
             is_over: false.into(),
             end: Notify::new(),
@@ -142,7 +146,7 @@ impl World {
         let store = Arc::new(Rigged::over(self.memory.clone(), line.clone()));
         let settings = Settings { instance: name.as_str().into(), ..settings() };
         let core = Core::start(store, ear, settings, Metrics::new());
-        Arc::new(Instance { core, line, is_dead: false.into(), death: Notify::new() })
+        Arc::new(Instance { core, line, alone_since: Mutex::default(), is_dead: false.into(), death: Notify::new() })
     }
 
     /// The instances, dead ones included.
@@ -160,6 +164,16 @@ impl World {
     pub fn any_instance(&self) -> Arc<Instance> {
         let living: Vec<_> = self.instances().into_iter().filter(|instance| !instance.is_dead()).collect();
         living[self.chance.lock().unwrap().random_range(0..living.len())].clone()
+    }
+
+    /// The host clock of the memory jumps.
+    pub fn jump(&self, ms: i64) {
+        self.jumped.store(self.log.now(), Ordering::Relaxed);
+        self.memory.jump(ms);
+    }
+
+    pub fn jumped_since(&self, at: u64) -> bool {
+        self.jumped.load(Ordering::Relaxed) >= at
     }
 
     /// Something that must not be.

@@ -268,7 +268,13 @@ impl Socket {
             Notice::Ended(Reason::Replaced) => Some(Close::Replaced),
             Notice::Ended(Reason::Kicked) => Some(Close::Kicked),
             Notice::Ended(_) => Some(Close::Restart),
-            Notice::Prove => (!self.sender.ping(PROOF)).then_some(Close::Gone),
+            Notice::Prove => {
+                // The epoch may settle only when the socket has answered or is given up, which must not wait for the next ping.
+                if self.pinged_at.is_none_or(|at| at < self.heard_at) {
+                    self.pinged_at = Some(Instant::now());
+                }
+                (!self.sender.ping(PROOF)).then_some(Close::Gone)
+            }
             Notice::Left(channel, reason) => {
                 if let Some(session) = &mut self.session {
                     session.forget(&channel);

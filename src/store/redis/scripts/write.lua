@@ -145,13 +145,19 @@ local function absent(r, connection, take, reason)
   return done(row.take, r.number, row.changed, row.since)
 end
 
+-- The user's row decides who has a connection: without it, nothing in the channels.
+local lost = {}
 local at = 1
 while entries[at] do
   local kind, r, connection = entries[at], rosters[entries[at + 1]], entries[at + 2]
   local member = r.name .. ' ' .. connection
   local holds
-  if kind == 0 then
+  if kind == 0 and lost[connection] and not r.is_user then
+    answer(LOST)
+  elseif kind == 0 then
+    local before = filled
     holds = present(r, connection, at, member)
+    if r.is_user and filled == before + 1 and out[filled] == LOST then lost[connection] = true end
   elseif kind == 1 then
     claim(r, connection, entries[at + 3])
   elseif kind == 2 then
