@@ -39,8 +39,8 @@ pub(crate) struct Heart {
 struct Memory {
     generation: Generation,
     link: u64,
-    /// The epoch in which it was registered last, and the latest presence time seen there.
-    last: Option<(Epoch, u64)>,
+    /// The epoch in which it was registered last.
+    known: Option<Epoch>,
     /// The lease had ended; the next registration is a rebirth.
     died: bool,
     renewed_at: Instant,
@@ -52,7 +52,7 @@ impl Heart {
         let mut memory = Memory {
             generation: Generation { instance: self.settings.instance.clone(), number: 1 },
             link: 0,
-            last: None,
+            known: None,
             died: false,
             renewed_at: Instant::now(),
             is_up: true,
@@ -111,7 +111,7 @@ impl Heart {
             generation: memory.generation.clone(),
             link: memory.link,
             version: self.settings.version.clone(),
-            known: memory.last.as_ref().filter(|_| !memory.died).map(|(epoch, _)| epoch.clone()),
+            known: memory.known.clone().filter(|_| !memory.died),
             done: self.ledger.is_settled(self.partition),
             bye: false,
         };
@@ -120,22 +120,22 @@ impl Heart {
 
     fn learn(&self, memory: &mut Memory, link: u64, beat: Beat) -> bool {
         let settling = beat.settling;
-        let epoch_is_new = memory.last.as_ref().is_some_and(|(epoch, _)| *epoch != beat.epoch);
+        let epoch_is_new = memory.known.as_ref().is_some_and(|known| *known != beat.epoch);
         let was_away = memory.renewed_at.elapsed() > Duration::from_millis(self.settings.presence.instance_lease_ms);
         let died = std::mem::take(&mut memory.died);
         self.ledger.registered(self.partition, &beat.epoch);
         if epoch_is_new || died || link != memory.link {
             // Whoever was away long must not offer sockets that have died meanwhile.
             let reset = Reset { epoch: epoch_is_new, reborn: died || (epoch_is_new && was_away) };
-            let last = memory.last.as_ref().map(|(epoch, now)| (epoch, *now));
-            self.ledger.reset(self.partition, reset, last);
+            let latest = self.pulse.latest();
+            self.ledger.reset(self.partition, reset, latest.as_ref().map(|(epoch, now)| (epoch, *now)));
         }
-        if epoch_is_new || memory.last.is_none() {
+        if epoch_is_new || memory.known.is_none() {
             self.metrics.epochs.inc();
             tracing::info!(epoch = %beat.epoch, partition = self.partition, settling, "registered in an epoch");
         }
         memory.link = link;
-        memory.last = Some((beat.epoch.clone(), beat.now));
+        memory.known = Some(beat.epoch.clone());
         memory.renewed_at = Instant::now();
         if !std::mem::replace(&mut memory.is_up, true) {
             tracing::info!(partition = self.partition, "the store answers again");

@@ -313,7 +313,10 @@ impl Ledger {
         let mut book = self.lock();
         let Some(account) = book.accounts.get_mut(connection).filter(|account| account.owner == owner) else { return };
         account.notices = None;
-        account.needs_proof = false;
+        if std::mem::take(&mut account.needs_proof) {
+            // The lease has ended, and the rows are about to. A new take sets their end anew; one that is gone already is not made again.
+            account.take += 1;
+        }
         // The user's row stays as long as the longest of the channels.
         let longest = longest_grace(account);
         let rosters: Vec<RosterKey> = account.places.keys().cloned().collect();

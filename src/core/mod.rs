@@ -6,6 +6,8 @@ mod leases;
 mod ledger;
 mod mirror;
 mod mirrors;
+#[cfg(test)]
+mod mutants;
 mod notices;
 mod pulse;
 mod queries;

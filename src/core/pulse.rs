@@ -7,7 +7,7 @@ use std::sync::{
 
 use tokio::sync::Notify;
 
-use crate::domain::{partition::Beat, roster::Generation};
+use crate::domain::{partition::Beat, roster::Generation, version::Epoch};
 
 /// How this instance stands with a partition.
 #[derive(Debug, Clone)]
@@ -22,6 +22,8 @@ struct Held {
     registration: Option<Registration>,
     /// Counts the changes that those who wait are told of.
     turn: u64,
+    /// The latest presence time that was seen, and in which epoch.
+    latest: Option<(Epoch, u64)>,
 }
 
 /// See the module.
@@ -46,6 +48,11 @@ impl Pulse {
         self.is_down.load(Ordering::Relaxed)
     }
 
+    /// The latest presence time that was seen, and in which epoch; of the last registration, whether it holds or not.
+    pub fn latest(&self) -> Option<(Epoch, u64)> {
+        self.lock().latest.clone()
+    }
+
     /// For waiting on changes of the standing.
     pub fn subscribe(self: &Arc<Self>) -> Standing {
         Standing { seen: self.lock().turn, pulse: self.clone() }
@@ -54,6 +61,11 @@ impl Pulse {
     /// A later answer of the same epoch.
     pub fn note(&self, beat: &Beat) {
         let mut held = self.lock();
+        if let Some((epoch, now)) = &mut held.latest
+            && *epoch == beat.epoch
+        {
+            *now = beat.now.max(*now);
+        }
         let Some(registration) = held.registration.as_mut().filter(|held| held.beat.epoch == beat.epoch) else { return };
         let settled = registration.beat.settling && !beat.settling;
         if beat.now >= registration.beat.now {
@@ -68,6 +80,7 @@ impl Pulse {
     pub fn register(&self, registration: Registration) {
         self.is_down.store(false, Ordering::Relaxed);
         let mut held = self.lock();
+        held.latest = Some((registration.beat.epoch.clone(), registration.beat.now));
         held.registration = Some(registration);
         self.tell(held);
     }

@@ -455,7 +455,10 @@ impl Partition {
             Ask::Absent { take, reason } => {
                 let Some(row) = self.row_mut(roster, connection) else { return Outcome::Gone };
                 let (had, changed, since) = (row.take, row.changed, row.since);
-                if take.is_some_and(|take| had > take) && Rule::Take.holds() {
+                let others = *row.stay.instance() != me.instance;
+                // A take that was raised here without an answer may be one that somebody else has got.
+                let overtaken = take.is_some_and(|take| had > take || (had == take && others));
+                if overtaken && Rule::Take.holds() {
                     return Outcome::Lost;
                 }
                 if take.is_none() {
@@ -491,10 +494,7 @@ impl Partition {
             Some(row) if row.user != wish.body.user => return Outcome::Lost,
             Some(row) if wish.take == 0 => row.take + 1,
             Some(row) => {
-                let others = match &row.stay {
-                    Stay::Held(holder) => holder.instance != me.instance,
-                    Stay::Ending { by, .. } => *by != me.instance,
-                };
+                let others = *row.stay.instance() != me.instance;
                 let overtaken = row.take > wish.take || (row.take == wish.take && others && row.epoch == epoch);
                 if overtaken && Rule::Take.holds() {
                     return Outcome::Lost;
@@ -564,7 +564,7 @@ impl Partition {
         if token_take < row.valid {
             return Outcome::Lost;
         }
-        let (old, holder) = (row.take, stay_instance(&row.stay));
+        let (old, holder) = (row.take, row.stay.instance().clone());
         row.take = row.take.max(token_take) + 1;
         row.stay = Stay::Held(me.clone());
         row.epoch = epoch;
@@ -665,7 +665,7 @@ impl Partition {
         reason: Reason,
     ) {
         let row = self.row_mut(roster, connection).expect("the caller read it");
-        let (take, holder) = (row.take, stay_instance(&row.stay));
+        let (take, holder) = (row.take, row.stay.instance().clone());
         if reason != Reason::Replaced {
             self.ended.insert((roster.clone(), connection.clone(), take), now + ENDED_MS);
         }
@@ -730,13 +730,6 @@ impl Partition {
                 roster,
             });
         }
-    }
-}
-
-fn stay_instance(stay: &Stay) -> Arc<str> {
-    match stay {
-        Stay::Held(generation) => generation.instance.clone(),
-        Stay::Ending { by, .. } => by.clone(),
     }
 }
 

@@ -43,6 +43,7 @@ pub struct Truth {
     users: BTreeMap<String, String>,
     comings: BTreeMap<Place, usize>,
     noise: Vec<(u64, u64)>,
+    forgot: Vec<u64>,
     counts: BTreeMap<&'static str, usize>,
 }
 
@@ -50,6 +51,11 @@ impl Truth {
     /// Something was broken on purpose, or was still recovering, from then to then: nothing that has to be told needs to be told meanwhile.
     pub fn noise(&mut self, from: u64, to: u64) {
         self.noise.push((from, to));
+    }
+
+    /// The store lost what it knew, or part of it.
+    pub fn forgot(&mut self, at: u64) {
+        self.forgot.push(at);
     }
 
     /// Counts something that is told to nobody.
@@ -203,6 +209,9 @@ impl Truth {
                 *channel == place.0 && if history.by_user { self.users[connection] == place.1 } else { *connection == place.1 }
             });
             let comings: usize = of_this.map(|(_, count)| count).sum();
+            // Who left in the very moment in which the store forgot it may be brought back by an instance that had not heard of it.
+            let left_at = |at: u64| told.iter().any(|one| !one.shown && one.at + 1_000 > at && one.at < at + 100);
+            let comings = comings + self.forgot.iter().filter(|at| left_at(**at)).count();
             let joins = told.iter().filter(|one| one.shown).count();
             if joins > comings {
                 let at = told.iter().filter(|one| one.shown).nth(comings).map_or(end, |one| one.at);
@@ -223,8 +232,9 @@ impl Truth {
     fn wrong_reason(&self, place: &Place, leave: &Told, quiet: &Quiet) -> Option<String> {
         let reason = leave.reason.as_deref()?;
         let (at, _) = self.ends.get(place)?.iter().rev().find(|(at, _)| *at <= leave.at)?;
-        // Who breaks in the middle of leaving may go either way.
-        let ends = self.ends[place].iter().filter(|(other, _)| other + 1_000 > *at && *other <= leave.at);
+        // Who breaks in the middle of leaving may go either way, and what was broken tells of earlier ends late.
+        let ends = self.ends[place].iter().filter(|(other, _)| *other <= leave.at);
+        let ends = ends.filter(|(other, _)| other + 1_000 > *at || !quiet.between(*other, leave.at));
         // A reading shows that somebody is gone and not why, and a lease may have ended: both only where something was broken.
         let is_quiet = quiet.between(at.saturating_sub(30_000), leave.at);
         let right = ends.clone().any(|(_, end)| match (end, reason) {

@@ -62,19 +62,21 @@ impl Ledger {
         }
     }
 
-    /// Everything of a partition counts as unacknowledged. `last_now` is the last presence time that was seen in each epoch but the new one.
+    /// Everything of a partition counts as unacknowledged. `last` is the latest presence time that was seen, in the epoch before a new one.
     pub fn reset(&self, partition: PartitionId, reset: Reset, last: Option<(&Epoch, u64)>) {
         let mut book = self.lock();
-        let mut touched = Vec::new();
+        let (mut touched, mut raised, mut ended) = (Vec::new(), Vec::new(), Vec::new());
         let Book { accounts, lanes, .. } = &mut *book;
         let lane = &mut lanes[usize::from(partition)];
         lane.era += 1;
         for (connection, account) in accounts {
             let mut reborn = false;
+            let mut unheard = false;
             for (roster, place) in &mut account.places {
                 if place.partition != partition {
                     continue;
                 }
+                unheard |= matches!(place.wanted, Wanted::Ending { counted_from: None, .. });
                 place.waiting.get_or_insert_with(|| Waiting::new(&lane.waiting));
                 place.fresh |= reset.epoch;
                 // What was never sent cannot have been lost, and its socket has only just spoken.
@@ -86,8 +88,17 @@ impl Ledger {
                     && epoch == *last_epoch
                 {
                     *remaining_ms = remaining_ms.saturating_sub(last_now.saturating_sub(from));
+                    if *remaining_ms == 0 {
+                        // It has ended there, though nobody was left to say so: it must not begin anew only to end.
+                        ended.push((connection.clone(), roster.clone()));
+                    }
                 }
                 touched.push((connection.clone(), roster.clone()));
+            }
+            if reset.reborn && unheard {
+                // It broke while the lease ran out, and its rows are about to end with that. A new take sets their end anew.
+                account.take += 1;
+                raised.extend(account.places.keys().map(|roster| (connection.clone(), roster.clone())));
             }
             if reborn {
                 account.needs_proof = true;
@@ -96,8 +107,14 @@ impl Ledger {
                 }
             }
         }
+        for (connection, roster) in ended {
+            self.close_place(&mut book, &connection, &roster, &Settlement::Lost);
+        }
         for (connection, roster) in touched {
             self.queue(&mut book, &connection, &roster);
+        }
+        for (connection, roster) in raised {
+            self.touch(&mut book, &connection, &roster);
         }
         drop(book);
         self.wake[usize::from(partition)].notify_one();

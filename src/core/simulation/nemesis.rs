@@ -30,8 +30,10 @@ const AUDIT: u64 = 330_000;
 /// One thing that is broken, and for how long, milliseconds.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum Fault {
-    /// An instance dies; another takes its place after a while.
-    Kill { place: usize, ms: u64 },
+    /// Time passes, and nothing is broken.
+    Nothing { ms: u64 },
+    /// An instance dies, perhaps after its line was silent for a while; another takes its place later.
+    Kill { place: usize, silent_ms: u64, ms: u64 },
     /// One line is wrong, or the lines of all.
     Line { place: Option<usize>, way: Way, ms: u64 },
     /// Calls fail now and then, before or after they are carried out.
@@ -45,8 +47,8 @@ pub(crate) enum Fault {
     Rewound { ms: u64 },
     /// The host clock jumps.
     Jump { ms: i64 },
-    /// An index forgets rows.
-    Damage,
+    /// The indexes forget all rows, and perhaps an instance dies at that moment.
+    Damage { kills: Option<usize> },
     /// For more than an hour nobody is anywhere.
     Hour,
 }
@@ -58,7 +60,7 @@ impl Fault {
         // Well within lease and grace: an instance that alone is away for longer loses its people.
         let ms = chance.random_range(500..14_000);
         match chance.random_range(0..14) {
-            0 | 1 => Self::Kill { place, ms },
+            0 | 1 => Self::Kill { place, silent_ms: chance.random_range(0..2_500), ms },
             2 => Self::Line { place: Some(place), way: Way::Frozen, ms },
             3 => Self::Line { place: Some(place), way: Way::Cut, ms },
             4 => Self::Line { place: Some(place), way: Way::Silent, ms },
@@ -70,7 +72,7 @@ impl Fault {
             10 => Self::Emptied { ms: if chance.random_bool(0.5) { 0 } else { ms } },
             11 => Self::Rewound { ms },
             12 => Self::Jump { ms: chance.random_range(-3_600_000..3_600_000) },
-            _ => Self::Damage,
+            _ => Self::Damage { kills: chance.random_bool(0.5).then_some(place) },
         }
     }
 
@@ -80,7 +82,8 @@ impl Fault {
             // Who was on an instance that died is gone for good, or taken over by others: until then the memory may not be lost.
             Self::Kill { .. } => 45_000,
             Self::Emptied { .. } | Self::Rewound { .. } => 60_000,
-            Self::Damage => AUDIT,
+            Self::Damage { .. } => AUDIT,
+            Self::Nothing { .. } => 0,
             _ => 20_000,
         }
     }
@@ -92,7 +95,14 @@ impl Fault {
         let last = |ms: u64| sleep(Duration::from_millis(ms));
         let mut recovery = RECOVERY;
         match self {
-            Self::Kill { place, ms } => {
+            Self::Nothing { ms } => {
+                last(ms).await;
+                return;
+            }
+            Self::Kill { place, silent_ms, ms } => {
+                *instances[place].alone_since.lock().unwrap() = Some(began);
+                instances[place].line.turn(Way::Silent);
+                last(silent_ms).await;
                 instances[place].kill();
                 last(ms).await;
                 world.replace(place);
@@ -146,12 +156,19 @@ impl Fault {
                 recovery += 30_000;
             }
             Self::Jump { ms } => world.jump(ms),
-            Self::Damage => {
+            Self::Damage { kills } => {
                 recovery = AUDIT;
-                Self::damage(world, chance);
+                Self::damage(world);
+                if let Some(place) = kills {
+                    instances[place].kill();
+                    last(2_000).await;
+                    world.replace(place);
+                }
             }
             Self::Hour => {
+                world.holiday(true);
                 last(4_000_000).await;
+                world.holiday(false);
             }
         }
         world.truth.lock().unwrap().noise(began, world.log.now() + recovery);
@@ -164,18 +181,16 @@ impl Fault {
         let lines: Vec<_> = instances.iter().filter(|instance| !instance.is_dead()).map(|one| one.line.clone()).collect();
         lines.iter().for_each(|line| line.turn(Way::Cut));
         sleep(Duration::from_millis(away_ms.max(1))).await;
-        world.memory.restart(partition);
+        world.forget(partition);
         lines.iter().for_each(|line| line.turn(Way::Open));
     }
 
-    /// Index entries of rows go, each kind of some.
-    fn damage(world: &World, chance: &mut StdRng) {
+    fn damage(world: &World) {
         let copy = world.memory.copy();
         let all: Vec<(RosterKey, ConnectionId)> = copy
             .rosters()
             .flat_map(|roster| copy.rows(roster).into_iter().flatten().map(|(id, _)| (roster.clone(), id.clone())))
             .collect();
-        let some: Vec<_> = all.into_iter().filter(|_| chance.random_bool(0.3)).collect();
-        world.memory.carry_out(|partition, _| some.iter().for_each(|(roster, id)| partition.forget_index(roster, id)));
+        world.memory.carry_out(|partition, _| all.iter().for_each(|(roster, id)| partition.forget_index(roster, id)));
     }
 }

@@ -10,7 +10,10 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::world::{CHANNELS, GRACE, Instance, LEASE, RENEW, World, channel, hello};
+use super::{
+    line::Way,
+    world::{CHANNELS, GRACE, Instance, LEASE, RENEW, World, channel, hello},
+};
 use crate::{
     core::{Code, Command, Notice, Reply, ResumeClaim, Session, Wake},
     domain::{member::Reason, name::UserName},
@@ -72,6 +75,10 @@ pub(crate) struct Person {
     unnoticed: u64,
     /// Since when the instance could not say that the socket broke.
     unsaid: Option<u64>,
+    /// Since when it has tried in vain to come back.
+    failed: Option<u64>,
+    /// It was just coming back when the memory forgot what it knew: from then on nobody answers for its places.
+    unsure: Option<u64>,
     deeds: u64,
 }
 
@@ -89,6 +96,8 @@ impl Person {
             tried: 0,
             unnoticed: 0,
             unsaid: None,
+            failed: None,
+            unsure: None,
             deeds: 0,
         }
     }
@@ -97,7 +106,9 @@ impl Person {
     pub async fn live(mut self) -> Self {
         while !self.world.is_calm() {
             self.deeds += 1;
-            if self.socket.is_none() {
+            if self.world.is_holiday() {
+                self.say_goodbye();
+            } else if self.socket.is_none() {
                 self.come().await;
             } else if self.is_cut_off() {
                 self.broken();
@@ -158,7 +169,8 @@ impl Person {
 
     async fn come(&mut self) {
         let instance = self.world.any_instance();
-        let resume = self.claim.clone();
+        let (resume, began) = (self.claim.clone(), self.now());
+        let is_open = instance.line.way() == Way::Open;
         let opening = Session::open(&instance.core, hello(Some(&self.user), resume));
         let opened = tokio::select! {
             biased;
@@ -166,6 +178,10 @@ impl Person {
             opened = timeout(PATIENCE, opening) => opened.ok().and_then(Result::ok),
         };
         self.tried = self.now();
+        if is_open && opened.is_none() {
+            self.failed.get_or_insert(began);
+        }
+        self.unsure = self.failed.filter(|began| self.world.forgot_since(*began));
         let Some((mut session, welcome)) = opened else { return };
         if welcome.resumed {
             self.world.truth.lock().unwrap().count("resume");
@@ -180,7 +196,7 @@ impl Person {
         }
         self.claim = Some(ResumeClaim { user: self.user.clone(), connection: welcome.connection.clone(), take: welcome.take });
         session.confirm();
-        self.unnoticed = 0;
+        (self.unnoticed, self.failed, self.unsure) = (0, None, None);
         self.socket = Some(self.socket_of(session, instance));
     }
 
@@ -244,7 +260,8 @@ impl Person {
         // A clock that jumps counts for a renewal and a second, so much shorter is a grace then.
         let jumped = if self.world.jumped_since(self.broke) { RENEW + 1_000 } else { 0 };
         // To all others the instance was lost, with everybody on it, some time before the socket broke.
-        self.unsaid.map_or(self.broke, |since| since.min(self.broke)) + GRACE - 100 - jumped
+        let kept = self.unsaid.map_or(self.broke, |since| since.min(self.broke)) + GRACE - 100 - jumped;
+        self.unsure.map_or(kept, |since| since.min(kept))
     }
 
     /// The connection is no more.
@@ -293,6 +310,11 @@ impl Person {
             });
         }
         sleep(Duration::from_millis(away)).await;
+        if away > GRACE + RENEW && self.chance.random_bool(0.4) {
+            // It never comes back, but begins anew.
+            self.gone();
+            self.claim = None;
+        }
     }
 
     /// While something is under way.
@@ -319,11 +341,28 @@ impl Person {
         let Some(socket) = &mut self.socket else { return };
         let wake: Arc<dyn Wake> = Arc::new(Deaf);
         drop(timeout(soon, socket.session.execute(command, &wake)).await);
-        self.break_off(500..GRACE / 2, 0).await;
+        let away = if self.chance.random_bool(0.5) { 500..GRACE / 2 } else { GRACE + RENEW..2 * GRACE };
+        self.break_off(away, 0).await;
     }
 
     fn say_goodbye(&mut self) {
+        if self.is_cut_off() {
+            self.broken();
+        }
         let (id, now) = (self.id(), self.now());
+        if self.socket.is_none() {
+            // Nobody hears it.
+            if self.claim.is_some() {
+                let quiet = GRACE + LEASE + 2 * RENEW + self.unnoticed;
+                for name in self.joined.keys() {
+                    self.world.truth.lock().unwrap().lost(name, &id, self.broke, self.kept().max(self.broke), self.tried, quiet);
+                }
+            }
+            (self.claim, self.unnoticed, self.failed, self.unsure) = (None, 0, None, None);
+            self.joined.clear();
+            self.states.clear();
+            return;
+        }
         for name in self.joined.keys() {
             let mut truth = self.world.truth.lock().unwrap();
             truth.leaving(name, &id, now);

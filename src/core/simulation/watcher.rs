@@ -6,15 +6,19 @@ use std::{
     time::Duration,
 };
 
-use tokio::{sync::Notify, time::sleep};
+use tokio::{
+    sync::Notify,
+    time::{Instant, sleep, sleep_until},
+};
 
 use super::{
     truth::{History, Told},
-    world::{CHANNELS, World, channel, hello},
+    world::{CHANNELS, PLACES, World, channel, hello},
 };
 use crate::{
     core::{Command, Delivery, Lists, Reply, Session, Wake, Watch, Whole},
     domain::{
+        chance,
         delta::{ConnectionDelta, UserDelta},
         level::Level,
         member::{Member, Occupancy, Present, Reason},
@@ -44,6 +48,8 @@ pub(crate) struct View {
 pub(crate) struct Watcher {
     world: Arc<World>,
     level: Level,
+    /// Comes and goes, by an instance where nobody else watches.
+    passes: bool,
     views: BTreeMap<&'static str, View>,
     history: History,
 }
@@ -60,16 +66,18 @@ fn of_connection((id, present): &(ConnectionId, Present)) -> (String, (usize, St
 }
 
 impl Watcher {
-    pub fn new(world: &Arc<World>, name: &str, level: Level) -> Self {
+    pub fn new(world: &Arc<World>, name: &str, level: Level, passes: bool) -> Self {
         let history = History { name: name.to_owned(), by_user: level == Level::Users, ..History::default() };
-        Self { world: world.clone(), level, views: BTreeMap::new(), history }
+        Self { world: world.clone(), level, passes, views: BTreeMap::new(), history }
     }
 
     /// Watches, on one instance after the other when they die, until the world ends.
     pub async fn watch(mut self, seen: Seen) {
         let mut away = 0;
         while !self.world.is_over() {
-            let instance = self.world.any_instance();
+            let instances = self.world.instances();
+            let (stay, pass) = instances.split_at(PLACES - 1);
+            let instance = self.world.any_of(if self.passes { pass } else { stay });
             let Ok((mut session, _)) = Session::open(&instance.core, hello(None, None)).await else {
                 self.world.fault(format!("{} may not even watch", self.history.name));
                 return;
@@ -86,18 +94,24 @@ impl Watcher {
                 }
             }
             self.history.away.push((away, self.world.log.now() + 1_000));
+            let until = self.passes.then(|| Instant::now() + Duration::from_millis(chance::within(3_000..20_000)));
+            let goes = async { match until { Some(until) => sleep_until(until).await, None => std::future::pending().await } };
+            tokio::pin!(goes);
             loop {
                 watches.iter_mut().for_each(|(name, watch)| self.read(name, watch));
                 tokio::select! {
                     biased;
                     () = instance.died() => break,
                     () = self.world.over() => break,
+                    () = &mut goes, if !self.world.is_calm() => break,
                     () = bell.0.notified() => {}
                 }
             }
             away = self.world.log.now();
+            drop(watches);
             if !self.world.is_over() {
-                sleep(Duration::from_millis(700)).await;
+                // Long enough for a copy that nobody watches to be given up.
+                sleep(Duration::from_millis(if self.passes { chance::within(1_000..16_000) } else { 700 })).await;
             }
         }
         seen.lock().unwrap().push((self.history, self.views));

@@ -21,6 +21,7 @@ use crate::{
     core::{Core, Hello, ResumeClaim, rigged::{Rigged, TERMS}, settings::Settings, tests::settings},
     domain::{
         name::{ChannelName, UserName},
+        partition::Partition,
         principal::Principal,
     },
     metrics::Metrics,
@@ -98,6 +99,8 @@ pub(crate) struct World {
     chance: Mutex<StdRng>,
     started: AtomicUsize,
     jumped: AtomicU64,
+    forgot: AtomicU64,
+    is_holiday: AtomicBool,
     is_calm: AtomicBool,
     is_over: AtomicBool,
     end: Notify,
@@ -130,6 +133,8 @@ impl World {
             chance: Mutex::new(chance),
             started: 0.into(),
             jumped: 0.into(),
+            forgot: 0.into(),
+            is_holiday: false.into(),
             is_calm: false.into(),
             is_over: false.into(),
             end: Notify::new(),
@@ -162,8 +167,18 @@ impl World {
 
     /// One that lives.
     pub fn any_instance(&self) -> Arc<Instance> {
-        let living: Vec<_> = self.instances().into_iter().filter(|instance| !instance.is_dead()).collect();
-        living[self.chance.lock().unwrap().random_range(0..living.len())].clone()
+        self.any_of(&self.instances())
+    }
+
+    /// One that lives, of these if any of them does.
+    pub fn any_of(&self, some: &[Arc<Instance>]) -> Arc<Instance> {
+        let all = self.instances();
+        let living = |among: &[Arc<Instance>]| {
+            among.iter().filter(|instance| !instance.is_dead()).cloned().collect::<Vec<_>>()
+        };
+        let some = living(some);
+        let choice = if some.is_empty() { living(&all) } else { some };
+        choice[self.chance.lock().unwrap().random_range(0..choice.len())].clone()
     }
 
     /// The host clock of the memory jumps.
@@ -176,11 +191,31 @@ impl World {
         self.jumped.load(Ordering::Relaxed) >= at
     }
 
+    /// The memory goes on with what is given.
+    pub fn forget(&self, partition: Partition) {
+        self.memory.restart(partition);
+        self.forgot.store(self.log.now(), Ordering::Relaxed);
+        self.truth.lock().unwrap().forgot(self.log.now());
+    }
+
+    pub fn forgot_since(&self, at: u64) -> bool {
+        self.forgot.load(Ordering::Relaxed) >= at
+    }
+
     /// Something that must not be.
     pub fn fault(&self, what: String) {
         let what = format!("at {} {what}", self.log.now());
         self.log.write(what.clone());
         self.faults.lock().unwrap().push(what);
+    }
+
+    /// Nobody is anywhere, or people come again.
+    pub fn holiday(&self, is_holiday: bool) {
+        self.is_holiday.store(is_holiday, Ordering::Relaxed);
+    }
+
+    pub fn is_holiday(&self) -> bool {
+        self.is_holiday.load(Ordering::Relaxed)
     }
 
     /// Nobody does anything more, and everybody who can is there.
