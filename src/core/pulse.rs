@@ -66,7 +66,9 @@ impl Pulse {
         {
             *now = beat.now.max(*now);
         }
-        let Some(registration) = held.registration.as_mut().filter(|held| held.beat.epoch == beat.epoch) else { return };
+        let Some(registration) = held.registration.as_mut().filter(|held| held.beat.epoch == beat.epoch) else {
+            return;
+        };
         let settled = registration.beat.settling && !beat.settling;
         if beat.now >= registration.beat.now {
             registration.beat = beat.clone();

@@ -80,11 +80,7 @@ impl Store for Rigged {
         Ok(self.line.over(link, "renew", call).await?.map(|beat| Renewed { beat, link }))
     }
 
-    async fn write(
-        &self,
-        _: PartitionId,
-        batch: &Batch,
-    ) -> Result<Result<(Beat, Vec<Outcome>), Refusal>, StoreError> {
+    async fn write(&self, _: PartitionId, batch: &Batch) -> Result<Result<(Beat, Vec<Outcome>), Refusal>, StoreError> {
         Self::fails(&self.away)?;
         let link = self.line.standing()?;
         if link != batch.link {

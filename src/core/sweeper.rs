@@ -209,7 +209,8 @@ impl Sweeper {
     /// Forgets whom others have taken or ended while this instance waited for their end: in a new epoch it would bring them back.
     async fn compare_ending(&self, epoch: &Epoch) -> Result<(), StoreError> {
         for page in self.ledger.ending(self.partition, epoch).chunks(ENDING) {
-            let keys: Vec<_> = page.iter().map(|((roster, connection), _)| (roster.clone(), connection.clone())).collect();
+            let keys: Vec<_> =
+                page.iter().map(|((roster, connection), _)| (roster.clone(), connection.clone())).collect();
             let rows = self.store.rows(&keys).await?;
             // Only a script knows whose rows these were: what came up empty or older a moment ago shows nobody's end.
             if self.call(&Sweep::default()).await?.beat.epoch != *epoch {

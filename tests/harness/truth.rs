@@ -70,7 +70,10 @@ impl Truth {
 
     fn mark(&mut self, channel: &str, connection: &str, at: u64, mark: Mark) {
         let marks = self.marks.entry((channel.to_owned(), connection.to_owned())).or_default();
-        debug_assert!(marks.last().is_none_or(|(before, _)| *before <= at), "{channel} {connection}: time runs forwards");
+        debug_assert!(
+            marks.last().is_none_or(|(before, _)| *before <= at),
+            "{channel} {connection}: time runs forwards"
+        );
         marks.push((at, mark));
     }
 
@@ -190,7 +193,10 @@ impl Truth {
                 let near = |other: u64| other + 90_000 > at && other < at + 90_000;
                 let told: Vec<_> = told.iter().filter(|one| near(one.at)).map(|one| one.to_string()).collect();
                 let statuses: Vec<_> = statuses.iter().filter(|(at, _)| near(*at)).collect();
-                faults.push(format!("at {at} {} in {}: {what}\n    told {told:?}\n    true {statuses:?}", place.1, place.0));
+                faults.push(format!(
+                    "at {at} {} in {}: {what}\n    told {told:?}\n    true {statuses:?}",
+                    place.1, place.0
+                ));
             };
             for (index, (from, status)) in statuses.iter().enumerate() {
                 let to = statuses.get(index + 1).map_or(end, |(next, _)| *next);
@@ -206,7 +212,8 @@ impl Truth {
             }
             // Where it is not known what is shown, it is still known how often it may change.
             let of_this = self.comings.iter().filter(|((channel, connection), _)| {
-                *channel == place.0 && if history.by_user { self.users[connection] == place.1 } else { *connection == place.1 }
+                *channel == place.0
+                    && if history.by_user { self.users[connection] == place.1 } else { *connection == place.1 }
             });
             let comings: usize = of_this.map(|(_, count)| count).sum();
             // Who left in the very moment in which the store forgot it may be brought back by an instance that had not heard of it.
@@ -264,7 +271,8 @@ fn greatest(parts: &[Vec<(u64, Status)>]) -> Vec<(u64, Status)> {
     let rank = |status: Status| status as u8;
     let moments: BTreeSet<u64> = parts.iter().flatten().map(|(at, _)| *at).collect();
     let at_moment = |at: u64| {
-        let each = parts.iter().filter_map(|part| part.iter().rev().find(|(from, _)| *from <= at).map(|(_, status)| *status));
+        let each =
+            parts.iter().filter_map(|part| part.iter().rev().find(|(from, _)| *from <= at).map(|(_, status)| *status));
         each.max_by_key(|status| rank(*status)).unwrap_or(Status::Absent)
     };
     let mut statuses: Vec<(u64, Status)> = Vec::new();

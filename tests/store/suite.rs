@@ -56,6 +56,9 @@ suite! {
     the_held_set_is_read_in_pages
     an_audit_finds_nothing_wrong
     a_batch_tells_each_roster_once
+    an_outage_and_a_clock_that_jumps_count_for_four_seconds
+    who_has_lost_the_users_row_gets_nothing_in_the_channels
+    nobody_removes_what_another_instance_has_at_the_same_take
 }
 
 fn number(outcome: &Outcome) -> u64 {
@@ -180,7 +183,7 @@ async fn who_does_not_come_back_leaves_once_after_the_grace(mut w: World) {
     assert_eq!(changes[1], Change::Remove { connection: id("a"), reason: Reason::Timeout });
 }
 
-async fn the_higher_take_wins(w: World) {
+pub async fn the_higher_take_wins(w: World) {
     let room = channel("room:1");
     let other = w.another("ib").await;
     w.ask(&room, &id("a"), enter(3, "ann", "{}")).await;
@@ -302,7 +305,7 @@ async fn two_users_never_share_a_connection(w: World) {
     assert_eq!(w.ask(&room, &id("a"), enter(0, "ben", "{}")).await, Outcome::Lost);
 }
 
-async fn the_rows_of_a_dead_instance_end_and_its_writes_are_refused(mut w: World) {
+pub async fn the_rows_of_a_dead_instance_end_and_its_writes_are_refused(mut w: World) {
     let room = channel("room:1");
     let mut other = w.another("ib").await;
     let began = w.try_renew(0, true, false).await.unwrap().now;
@@ -365,7 +368,7 @@ async fn a_batch_over_another_link_is_refused(mut w: World) {
     assert_eq!(w.batch(vec![entry]).await, Err(Refusal::Link));
 }
 
-async fn an_empty_roster_is_forgotten_after_an_hour_and_goes_on_above_the_floor(mut w: World) {
+pub async fn an_empty_roster_is_forgotten_after_an_hour_and_goes_on_above_the_floor(mut w: World) {
     let room = channel("room:1");
     for take in 1..4 {
         w.ask(&room, &id("a"), enter(take, "ann", "{}")).await;
@@ -558,4 +561,47 @@ async fn a_batch_tells_each_roster_once(w: World) {
     let told = published(&w).await;
     assert_eq!((told.from, told.to, told.changes.len()), (0, 5, 5));
     assert_eq!(told.occupancy, Occupancy { users: 2, connections: 2 });
+}
+
+pub async fn an_outage_and_a_clock_that_jumps_count_for_four_seconds(mut w: World) {
+    let room = channel("room:1");
+    w.ask(&room, &id("a"), enter(1, "ann", "{}")).await;
+    w.ask(&room, &id("b"), ending(1, "ben", "{}", 15_000)).await;
+    let before = w.try_renew(w.store.partition_of(&room), true, false).await.unwrap().now;
+    w.clock.pass(w.store.partitions(), 3_600_000).await;
+    w.sweep().await;
+    assert_eq!(w.row(&room, &id("a")).await.unwrap().stay, Stay::Held(w.me.clone()), "its lease goes on");
+    let after = w.try_renew(w.store.partition_of(&room), true, false).await.unwrap().now;
+    assert_eq!(after - before, 4_000);
+    w.pass(10_900).await;
+    w.sweep().await;
+    assert!(w.row(&room, &id("b")).await.is_some(), "its grace goes on");
+    w.pass(200).await;
+    w.sweep().await;
+    assert_eq!(w.row(&room, &id("b")).await, None);
+}
+
+async fn who_has_lost_the_users_row_gets_nothing_in_the_channels(w: World) {
+    // In one batch, as an instance sends it that has not heard that the connection was taken over.
+    let (room, ann) = (channel("room:1"), RosterKey::User(user("ann")));
+    if w.store.partition_of(&room) != w.store.partition_of(&ann) {
+        return;
+    }
+    let other = w.another("ib").await;
+    other.ask(&ann, &id("a"), enter(2, "ann", "{}")).await;
+    let entry = |roster: &RosterKey, ask| Entry { roster: roster.clone(), connection: id("a"), ask };
+    let late = vec![entry(&ann, enter(1, "ann", "{}")), entry(&room, enter(1, "ann", "{}"))];
+    assert_eq!(w.batch(late).await.unwrap().1, [Outcome::Lost, Outcome::Lost]);
+    assert_eq!(w.row(&room, &id("a")).await, None);
+    let fresh = vec![entry(&ann, enter(3, "ann", "{}")), entry(&room, enter(3, "ann", "{}"))];
+    let (_, outcomes) = w.batch(fresh).await.unwrap();
+    assert!(outcomes.iter().all(|outcome| matches!(outcome, Outcome::Done { take: 3, .. })), "{outcomes:?}");
+}
+
+async fn nobody_removes_what_another_instance_has_at_the_same_take(w: World) {
+    let room = channel("room:1");
+    let other = w.another("ib").await;
+    other.ask(&room, &id("a"), enter(2, "ann", "{}")).await;
+    assert_eq!(w.ask(&room, &id("a"), leave(2)).await, Outcome::Lost);
+    assert!(matches!(other.ask(&room, &id("a"), leave(2)).await, Outcome::Done { .. }));
 }

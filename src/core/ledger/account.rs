@@ -72,7 +72,8 @@ impl Place {
 
     /// Whether it waits for its end, and the store knows that in this epoch.
     pub(super) fn is_ending_in(&self, epoch: &Epoch) -> bool {
-        let counts = matches!(&self.wanted, Wanted::Ending { counted_from: Some((counted, _)), .. } if counted == epoch);
+        let counts =
+            matches!(&self.wanted, Wanted::Ending { counted_from: Some((counted, _)), .. } if counted == epoch);
         counts && self.is_acknowledged()
     }
 

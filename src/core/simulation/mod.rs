@@ -78,8 +78,7 @@ async fn simulate(mut random: StdRng, plan: Vec<Fault>) -> Outcome {
     }
     // The first epoch of all settles.
     sleep(Duration::from_secs(10)).await;
-    let people: Vec<_> =
-        PEOPLE.iter().map(|user| tokio::spawn(Person::new(&world, user, own(1)).live())).collect();
+    let people: Vec<_> = PEOPLE.iter().map(|user| tokio::spawn(Person::new(&world, user, own(1)).live())).collect();
     sleep(Duration::from_secs(20)).await;
     let mut chance = own(2);
     for fault in plan {
@@ -96,7 +95,12 @@ async fn simulate(mut random: StdRng, plan: Vec<Fault>) -> Outcome {
 }
 
 /// Every view and the store against those who are there, and every history against the truth.
-async fn compare(world: &Arc<World>, stay: &[Person], seen: &Seen, watching: Vec<tokio::task::JoinHandle<()>>) -> Outcome {
+async fn compare(
+    world: &Arc<World>,
+    stay: &[Person],
+    seen: &Seen,
+    watching: Vec<tokio::task::JoinHandle<()>>,
+) -> Outcome {
     let end = world.log.now();
     world.finish();
     for watcher in watching {
@@ -124,9 +128,11 @@ async fn compare(world: &Arc<World>, stay: &[Person], seen: &Seen, watching: Vec
         for (history, views) in seen.lock().unwrap().iter() {
             let view = views.get(name).cloned().unwrap_or_default();
             let is_right = if history.by_user {
-                view.shown.keys().cloned().collect::<Vec<_>>() == truth.living(name, true).into_iter().collect::<Vec<_>>()
+                view.shown.keys().cloned().collect::<Vec<_>>()
+                    == truth.living(name, true).into_iter().collect::<Vec<_>>()
             } else {
-                view.shown.len() == stored.len() && view.shown.iter().all(|(id, (_, state))| stored.get(id) == Some(state))
+                view.shown.len() == stored.len()
+                    && view.shown.iter().all(|(id, (_, state))| stored.get(id) == Some(state))
             };
             if !is_right {
                 world.fault(format!("{} sees in {name} {:?}, and stored are {stored:?}", history.name, view.shown));

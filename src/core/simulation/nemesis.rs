@@ -31,24 +31,51 @@ const AUDIT: u64 = 330_000;
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum Fault {
     /// Time passes, and nothing is broken.
-    Nothing { ms: u64 },
+    Nothing {
+        ms: u64,
+    },
     /// An instance dies, perhaps after its line was silent for a while; another takes its place later.
-    Kill { place: usize, silent_ms: u64, ms: u64 },
+    Kill {
+        place: usize,
+        silent_ms: u64,
+        ms: u64,
+    },
     /// One line is wrong, or the lines of all.
-    Line { place: Option<usize>, way: Way, ms: u64 },
+    Line {
+        place: Option<usize>,
+        way: Way,
+        ms: u64,
+    },
     /// Calls fail now and then, before or after they are carried out.
-    Flaky { per_mille: u64, ms: u64 },
+    Flaky {
+        per_mille: u64,
+        ms: u64,
+    },
     /// A feed hears nothing, or has lost its connection.
-    Deaf { place: usize, ms: u64 },
-    Unfed { place: usize, ms: u64 },
+    Deaf {
+        place: usize,
+        ms: u64,
+    },
+    Unfed {
+        place: usize,
+        ms: u64,
+    },
     /// The memory is empty all at once, or after it was away.
-    Emptied { ms: u64 },
+    Emptied {
+        ms: u64,
+    },
     /// The memory is what it was so long ago.
-    Rewound { ms: u64 },
+    Rewound {
+        ms: u64,
+    },
     /// The host clock jumps.
-    Jump { ms: i64 },
+    Jump {
+        ms: i64,
+    },
     /// The indexes forget all rows, and perhaps an instance dies at that moment.
-    Damage { kills: Option<usize> },
+    Damage {
+        kills: Option<usize>,
+    },
     /// For more than an hour nobody is anywhere.
     Hour,
 }
@@ -118,7 +145,8 @@ impl Fault {
                 alone(None);
             }
             Self::Flaky { per_mille, ms } => {
-                let set = |value| instances.iter().for_each(|instance| instance.line.flaky.store(value, Ordering::Relaxed));
+                let set =
+                    |value| instances.iter().for_each(|instance| instance.line.flaky.store(value, Ordering::Relaxed));
                 set(per_mille);
                 last(ms).await;
                 set(0);
@@ -178,7 +206,8 @@ impl Fault {
     /// The memory's process ends, and another begins with what it is given.
     async fn restart(world: &World, partition: Partition, away_ms: u64) {
         let instances = world.instances();
-        let lines: Vec<_> = instances.iter().filter(|instance| !instance.is_dead()).map(|one| one.line.clone()).collect();
+        let lines: Vec<_> =
+            instances.iter().filter(|instance| !instance.is_dead()).map(|one| one.line.clone()).collect();
         lines.iter().for_each(|line| line.turn(Way::Cut));
         sleep(Duration::from_millis(away_ms.max(1))).await;
         world.forget(partition);

@@ -194,7 +194,8 @@ impl Person {
             self.joined.clear();
             self.states.clear();
         }
-        self.claim = Some(ResumeClaim { user: self.user.clone(), connection: welcome.connection.clone(), take: welcome.take });
+        self.claim =
+            Some(ResumeClaim { user: self.user.clone(), connection: welcome.connection.clone(), take: welcome.take });
         session.confirm();
         (self.unnoticed, self.failed, self.unsure) = (0, None, None);
         self.socket = Some(self.socket_of(session, instance));
@@ -269,7 +270,11 @@ impl Person {
         let (id, now) = (self.id(), self.now());
         let kept = self.kept();
         if now < kept {
-            self.world.fault(format!("{} {id} came back after {} ms and its place was not kept", self.user, now - self.broke));
+            self.world.fault(format!(
+                "{} {id} came back after {} ms and its place was not kept",
+                self.user,
+                now - self.broke
+            ));
         }
         let kept = kept.min(now);
         let quiet = GRACE + LEASE + 2 * RENEW + self.unnoticed;
@@ -355,7 +360,14 @@ impl Person {
             if self.claim.is_some() {
                 let quiet = GRACE + LEASE + 2 * RENEW + self.unnoticed;
                 for name in self.joined.keys() {
-                    self.world.truth.lock().unwrap().lost(name, &id, self.broke, self.kept().max(self.broke), self.tried, quiet);
+                    self.world.truth.lock().unwrap().lost(
+                        name,
+                        &id,
+                        self.broke,
+                        self.kept().max(self.broke),
+                        self.tried,
+                        quiet,
+                    );
                 }
             }
             (self.claim, self.unnoticed, self.failed, self.unsure) = (None, 0, None, None);

@@ -95,7 +95,12 @@ impl Watcher {
             }
             self.history.away.push((away, self.world.log.now() + 1_000));
             let until = self.passes.then(|| Instant::now() + Duration::from_millis(chance::within(3_000..20_000)));
-            let goes = async { match until { Some(until) => sleep_until(until).await, None => std::future::pending().await } };
+            let goes = async {
+                match until {
+                    Some(until) => sleep_until(until).await,
+                    None => std::future::pending().await,
+                }
+            };
             tokio::pin!(goes);
             loop {
                 watches.iter_mut().for_each(|(name, watch)| self.read(name, watch));

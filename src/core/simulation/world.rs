@@ -18,7 +18,12 @@ use super::{
     truth::Truth,
 };
 use crate::{
-    core::{Core, Hello, ResumeClaim, rigged::{Rigged, TERMS}, settings::Settings, tests::settings},
+    core::{
+        Core, Hello, ResumeClaim,
+        rigged::{Rigged, TERMS},
+        settings::Settings,
+        tests::settings,
+    },
     domain::{
         name::{ChannelName, UserName},
         partition::Partition,
@@ -173,9 +178,8 @@ impl World {
     /// One that lives, of these if any of them does.
     pub fn any_of(&self, some: &[Arc<Instance>]) -> Arc<Instance> {
         let all = self.instances();
-        let living = |among: &[Arc<Instance>]| {
-            among.iter().filter(|instance| !instance.is_dead()).cloned().collect::<Vec<_>>()
-        };
+        let living =
+            |among: &[Arc<Instance>]| among.iter().filter(|instance| !instance.is_dead()).cloned().collect::<Vec<_>>();
         let some = living(some);
         let choice = if some.is_empty() { living(&all) } else { some };
         choice[self.chance.lock().unwrap().random_range(0..choice.len())].clone()
