@@ -189,6 +189,7 @@ impl Ledger {
                 revision: 1,
                 waiting: is_lost.then(|| Waiting::new(&lane.waiting)),
                 sent: true,
+                resent: false,
                 queued: false,
                 waiters: Vec::new(),
             };
@@ -366,6 +367,8 @@ impl Ledger {
                 if let Some(content) = content {
                     place.content = content;
                 }
+                // Who left without an answer and comes again may have left already.
+                place.fresh |= matches!(place.wanted, Wanted::Gone(_)) && wanted == Wanted::Held;
                 place.wanted = wanted;
                 place.revision += 1;
                 place.waiting.get_or_insert_with(|| Waiting::new(count));
@@ -383,6 +386,7 @@ impl Ledger {
                     revision: 1,
                     waiting: Some(Waiting::new(count)),
                     sent: false,
+                    resent: false,
                     queued: false,
                     waiters,
                 };

@@ -43,6 +43,7 @@ pub struct Truth {
     users: BTreeMap<String, String>,
     comings: BTreeMap<Place, usize>,
     noise: Vec<(u64, u64)>,
+    excuses: Vec<(u64, u64)>,
     forgot: Vec<u64>,
     counts: BTreeMap<&'static str, usize>,
 }
@@ -51,6 +52,11 @@ impl Truth {
     /// Something was broken on purpose, or was still recovering, from then to then: nothing that has to be told needs to be told meanwhile.
     pub fn noise(&mut self, from: u64, to: u64) {
         self.noise.push((from, to));
+    }
+
+    /// Meanwhile somebody who left or broke may be told to be gone for another reason.
+    pub fn excuse(&mut self, from: u64, to: u64) {
+        self.excuses.push((from, to));
     }
 
     /// The store lost what it knew, or part of it.
@@ -113,9 +119,9 @@ impl Truth {
         self.mark(channel, connection, at, Mark::Absent);
     }
 
-    /// It was not acknowledged, and will happen as soon as it can.
-    pub fn will_have_left(&mut self, channel: &str, connection: &str, at: u64) {
-        self.mark(channel, connection, at, Mark::AbsentBy { from: at, quiet: 0 });
+    /// It was not acknowledged, and will happen as soon as it can, when so much quiet time has passed.
+    pub fn will_have_left(&mut self, channel: &str, connection: &str, at: u64, quiet: u64) {
+        self.mark(channel, connection, at, Mark::AbsentBy { from: at, quiet });
     }
 
     /// The connection broke at `broke`, was kept until `kept`, and came back after that: it may have left, and come anew.
@@ -219,9 +225,11 @@ impl Truth {
             // Who left in the very moment in which the store forgot it may be brought back by an instance that had not heard of it.
             let left_at = |at: u64| told.iter().any(|one| !one.shown && one.at + 1_000 > at && one.at < at + 100);
             let comings = comings + self.forgot.iter().filter(|at| left_at(**at)).count();
-            let joins = told.iter().filter(|one| one.shown).count();
+            // Whoever begins to watch while things recover is shown what the store has, those included whose end it does not know yet.
+            let counts = |one: &&&Told| one.shown && !(one.whole && !quiet.between(one.at, one.at + 1));
+            let joins = told.iter().filter(counts).count();
             if joins > comings {
-                let at = told.iter().filter(|one| one.shown).nth(comings).map_or(end, |one| one.at);
+                let at = told.iter().filter(counts).nth(comings).map_or(end, |one| one.at);
                 fault(at, format!("came {comings} times and was told to have come {joins} times"));
             }
             if !history.by_user {
@@ -243,7 +251,8 @@ impl Truth {
         let ends = self.ends[place].iter().filter(|(other, _)| *other <= leave.at);
         let ends = ends.filter(|(other, _)| other + 1_000 > *at || !quiet.between(*other, leave.at));
         // A reading shows that somebody is gone and not why, and a lease may have ended: both only where something was broken.
-        let is_quiet = quiet.between(at.saturating_sub(30_000), leave.at);
+        let was_quiet = |quiet: &Quiet| quiet.between(at.saturating_sub(30_000), leave.at);
+        let is_quiet = was_quiet(quiet) && was_quiet(&Quiet::over(self.excuses.clone()));
         let right = ends.clone().any(|(_, end)| match (end, reason) {
             (End::Left, "left") | (End::Broke, "timeout") => true,
             (End::Left, "timeout" | "instance_lost") | (End::Broke, "instance_lost") => !is_quiet,
@@ -327,6 +336,8 @@ pub struct Told {
     /// The user, or the connection.
     pub who: String,
     pub shown: bool,
+    /// By a snapshot and not by a delta.
+    pub whole: bool,
     /// Of a leave by a delta; none where a snapshot just did not show it.
     pub reason: Option<String>,
 }

@@ -79,6 +79,7 @@ impl Ledger {
                 unheard |= matches!(place.wanted, Wanted::Ending { counted_from: None, .. });
                 place.waiting.get_or_insert_with(|| Waiting::new(&lane.waiting));
                 place.fresh |= reset.epoch;
+                place.resent |= place.sent;
                 // What was never sent cannot have been lost, and its socket has only just spoken.
                 reborn |= reset.reborn && place.sent && place.wanted == Wanted::Held;
                 if reset.epoch

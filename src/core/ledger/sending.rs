@@ -192,6 +192,10 @@ impl Ledger {
         let mut book = self.lock();
         for sent in sent {
             if let Sent::Place { connection, roster, .. } = sent {
+                let account = book.accounts.get_mut(&connection);
+                if let Some(place) = account.and_then(|account| account.places.get_mut(&roster)) {
+                    place.resent = true;
+                }
                 self.queue(&mut book, &connection, &roster);
             }
         }
@@ -237,6 +241,14 @@ impl Ledger {
                 if is_user {
                     // The channels have waited for this.
                     self.queue_all(book, connection);
+                }
+            }
+            Outcome::Gone if place.is_new() && !is_user => {
+                // It was removed under this take before this was asked for. Who comes again comes with a new one.
+                account.take += 1;
+                let rosters: Vec<RosterKey> = account.places.keys().cloned().collect();
+                for roster in rosters {
+                    self.touch(book, connection, &roster);
                 }
             }
             Outcome::Gone => {

@@ -131,8 +131,15 @@ impl Fault {
                 instances[place].line.turn(Way::Silent);
                 last(silent_ms).await;
                 instances[place].kill();
+                let killed = world.log.now();
+                let mut truth = world.truth.lock().unwrap();
+                truth.noise(began, killed + 500);
+                truth.excuse(began, killed + 30_000);
+                drop(truth);
                 last(ms).await;
                 world.replace(place);
+                last(self.pause() + chance.random_range(0..20_000)).await;
+                return;
             }
             Self::Line { place, way, ms } => {
                 let broken = instances.iter().enumerate().filter(|(at, _)| place.is_none_or(|place| place == *at));

@@ -12,7 +12,7 @@ use tokio::{
 
 use super::{
     line::Way,
-    world::{CHANNELS, GRACE, Instance, LEASE, RENEW, World, channel, hello},
+    world::{CHANNELS, GRACE, Instance, RENEW, World, channel, hello},
 };
 use crate::{
     core::{Code, Command, Notice, Reply, ResumeClaim, Session, Wake},
@@ -239,7 +239,7 @@ impl Person {
                 (false, _) if is_late => truth.lost(name, &id, self.broke, kept, now, 0),
                 (true, Sure::Unknown) => truth.joined(name, &id, now),
                 (true, Sure::Yes) => {}
-                (false, Sure::Unknown) => truth.will_have_left(name, &id, now),
+                (false, Sure::Unknown) => truth.will_have_left(name, &id, now, 0),
                 (false, Sure::Yes) => world.fault(format!("{} {id} came back and is not in {name}", self.user)),
             }
             if there.contains(&name) {
@@ -277,7 +277,7 @@ impl Person {
             ));
         }
         let kept = kept.min(now);
-        let quiet = GRACE + LEASE + 2 * RENEW + self.unnoticed;
+        let quiet = GRACE + 2 * RENEW + self.unnoticed;
         for name in self.joined.keys() {
             self.world.truth.lock().unwrap().lost(name, &id, self.broke, kept, self.tried, quiet);
         }
@@ -358,7 +358,7 @@ impl Person {
         if self.socket.is_none() {
             // Nobody hears it.
             if self.claim.is_some() {
-                let quiet = GRACE + LEASE + 2 * RENEW + self.unnoticed;
+                let quiet = GRACE + 2 * RENEW + self.unnoticed;
                 for name in self.joined.keys() {
                     self.world.truth.lock().unwrap().lost(
                         name,
@@ -375,10 +375,13 @@ impl Person {
             self.states.clear();
             return;
         }
+        // An instance that dies with a goodbye was just lost, to all others.
+        let alone = self.socket.as_ref().is_some_and(|socket| socket.instance.alone_since.lock().unwrap().is_some());
+        let unheard = if alone { GRACE + 2 * RENEW } else { 0 };
         for name in self.joined.keys() {
             let mut truth = self.world.truth.lock().unwrap();
             truth.leaving(name, &id, now);
-            truth.will_have_left(name, &id, now);
+            truth.will_have_left(name, &id, now, unheard);
         }
         if let Some(socket) = self.socket.take() {
             socket.session.end(Some(Reason::Left));
@@ -444,7 +447,7 @@ impl Person {
         match result {
             Some(Ok(_)) => truth.left(name, &id, now),
             Some(Err(error)) => {
-                truth.will_have_left(name, &id, now);
+                truth.will_have_left(name, &id, now, 0);
                 drop(truth);
                 self.expect_unavailable("leave", &error);
             }

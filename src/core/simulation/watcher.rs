@@ -166,9 +166,10 @@ impl Watcher {
         };
         let counted = view.counts();
         let at = self.world.log.now();
+        let whole = matches!(delivery, Delivery::Snapshot(..));
         let mut tell = |who: &String, shown: bool| {
             let reason = reasons.get(who).map(|reason: &Reason| reason.as_str().to_owned());
-            self.history.told.push(Told { at, channel: name.to_owned(), who: who.clone(), shown, reason });
+            self.history.told.push(Told { at, channel: name.to_owned(), who: who.clone(), shown, whole, reason });
         };
         before.iter().filter(|who| !view.shown.contains_key(*who)).for_each(|who| tell(who, false));
         view.shown.keys().filter(|who| !before.contains(who)).for_each(|who| tell(who, true));

@@ -40,7 +40,6 @@ pub(crate) const PLACES: usize = 3;
 /// Times of the settings, milliseconds.
 pub(crate) const GRACE: u64 = 15_000;
 pub(crate) const RENEW: u64 = TERMS.renew_ms;
-pub(crate) const LEASE: u64 = TERMS.lease_ms;
 /// How long telling may take while nothing is wrong, milliseconds.
 pub(crate) const LAG: u64 = 1_500;
 
