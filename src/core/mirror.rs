@@ -15,7 +15,7 @@ use tokio::{sync::Notify, time::Instant};
 
 pub use self::frames::{Cause, Delivery, Encoded, Frame, Lists, Snapshot, Whole};
 pub(crate) use self::state::present;
-use self::state::{State, fresh_mark, reasons};
+use self::state::{State, reasons};
 use crate::{
     domain::{
         delta::Net,
@@ -89,9 +89,8 @@ impl Mirror {
             buffer: None,
             buffer_overflowed: false,
             withheld: false,
-            hides: false,
             readings: 0,
-            mark: fresh_mark(),
+            mark: format!("~{:08x}", rand::random::<u32>()),
             flushed_at: None,
             flush_waits: false,
             somebody_waits: false,
@@ -257,7 +256,7 @@ impl Mirror {
     /// Whether the mirror has all that the store had when it was asked.
     pub(crate) fn has(&self, epoch: &Epoch, settling: bool, number: Option<u64>) -> bool {
         let state = self.lock();
-        if state.hides || (state.withheld && !settling) {
+        if state.withheld && !settling {
             return false;
         }
         match (&state.version, number) {

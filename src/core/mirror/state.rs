@@ -11,7 +11,6 @@ use tokio::time::Instant;
 use super::{Encoded, Frame, Lists, Snapshot, Wake, Whole};
 use crate::{
     domain::{
-        chance,
         delta::Net,
         level::Level,
         member::{Occupancy, Present, Reason, Roll, Shown},
@@ -84,8 +83,6 @@ pub(super) struct State {
     pub(super) buffer_overflowed: bool,
     /// Rows that a settling epoch has not confirmed are still shown.
     pub(super) withheld: bool,
-    /// The store has rows that nobody in this epoch has answered for and that are not shown as they stand there. They end soon, or somebody answers.
-    pub(super) hides: bool,
     /// How many readings there have been.
     pub(super) readings: u64,
     /// What epochs are called meanwhile, by this mirror alone: others show something else at the same number.
@@ -157,9 +154,9 @@ impl State {
         true
     }
 
-    /// A version as watchers know it. While something else is shown than the store has, nobody may take it for the same version of the store's.
+    /// A version as watchers know it. While rows are withheld nobody may take it for the same version of the settled roster.
     pub(super) fn label(&self, version: &Version) -> Version {
-        if !self.withheld && !self.hides {
+        if !self.withheld {
             return version.clone();
         }
         Version { epoch: Epoch::new(&format!("{}{}", version.epoch, self.mark)), number: version.number }
@@ -167,8 +164,7 @@ impl State {
 
     /// Settled, watchers learn by which version they can come back, those who were shown something meanwhile.
     pub(super) fn unmark(&mut self) {
-        let is_right = !self.withheld && !self.hides && self.net.is_empty();
-        let Some(version) = self.version.clone().filter(|_| is_right) else { return };
+        let Some(version) = self.version.clone().filter(|_| !self.withheld && self.net.is_empty()) else { return };
         for level in LEVELS {
             let track = &self.tracks[level as usize];
             let is_marked = track.shown.as_ref().is_some_and(|shown| shown.epoch.as_str().ends_with(&self.mark));
@@ -195,22 +191,15 @@ impl State {
     pub(super) fn replace(&mut self, reading: Reading, version: Version, reasons: &HashMap<ConnectionId, Reason>) {
         let from = self.version.as_ref().map(|version| self.label(version));
         self.withheld = reading.settling;
-        self.hides = false;
         let mut touches = Vec::new();
         let mut fresh = HashSet::new();
         for (id, row) in reading.rows {
             let Some(present) = present(&row) else { continue };
             fresh.insert(id.clone());
-            if self.roll.get(&id) == Some(&present) {
-                continue;
+            if self.roll.get(&id) != Some(&present) {
+                let before = self.roll.set(id.clone(), present);
+                touches.push((id, before, None));
             }
-            if from.is_some() && row.epoch != reading.epoch {
-                // Nobody has answered for it in this epoch: an older copy shows who has left since, and states that have been replaced.
-                self.hides = true;
-                continue;
-            }
-            let before = self.roll.set(id.clone(), present);
-            touches.push((id, before, None));
         }
         if !reading.settling {
             let gone: Vec<ConnectionId> =
@@ -220,9 +209,6 @@ impl State {
                 let reason = reasons.get(&id).copied().unwrap_or(Reason::Timeout);
                 touches.push((id, before, Some(reason)));
             }
-        }
-        if !touches.is_empty() && from.as_ref() == Some(&self.label(&version)) {
-            self.mark = fresh_mark();
         }
         match from {
             Some(from) => self.step(from, version, touches),
@@ -324,11 +310,6 @@ fn lists(level: Level, net: &Net, roll: &Roll) -> Lists {
         Level::Connections => Lists::Connections(net.by_connection(roll)),
         Level::Occupancy => Lists::Occupancy,
     }
-}
-
-/// What an epoch is called by one mirror that shows something of its own.
-pub(super) fn fresh_mark() -> String {
-    format!("~{:08x}", chance::random::<u32>())
 }
 
 /// Why connections went of which the feed told while the roster was read: the reading itself only shows that they are not there.

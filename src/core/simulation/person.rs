@@ -181,7 +181,7 @@ impl Person {
         if is_open && opened.is_none() {
             self.failed.get_or_insert(began);
         }
-        self.unsure = self.failed.filter(|began| self.world.forgot_since(*began));
+        self.unsure = self.failed.or(Some(began)).filter(|began| self.world.forgot_since(*began));
         let Some((mut session, welcome)) = opened else { return };
         if welcome.resumed {
             self.world.truth.lock().unwrap().count("resume");
