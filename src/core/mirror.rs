@@ -15,7 +15,7 @@ use tokio::{sync::Notify, time::Instant};
 
 pub use self::frames::{Cause, Delivery, Encoded, Frame, Lists, Snapshot, Whole};
 pub(crate) use self::state::present;
-use self::state::{State, reasons};
+use self::state::{State, new_mark, reasons};
 use crate::{
     domain::{
         delta::Net,
@@ -89,8 +89,9 @@ impl Mirror {
             buffer: None,
             buffer_overflowed: false,
             withheld: false,
+            doubted: Default::default(),
             readings: 0,
-            mark: format!("~{:08x}", rand::random::<u32>()),
+            mark: new_mark(),
             flushed_at: None,
             flush_waits: false,
             somebody_waits: false,
@@ -256,7 +257,8 @@ impl Mirror {
     /// Whether the mirror has all that the store had when it was asked.
     pub(crate) fn has(&self, epoch: &Epoch, settling: bool, number: Option<u64>) -> bool {
         let state = self.lock();
-        if state.withheld && !settling {
+        // Whom it doubts somebody may take over without a change of the roster's number.
+        if (state.withheld || !state.doubted.is_empty()) && !settling {
             return false;
         }
         match (&state.version, number) {

@@ -32,6 +32,13 @@ pub(super) const EXPECTED: Duration = Duration::from_millis(500);
 const TICK_LEAST: Duration = Duration::from_millis(10);
 pub(super) const TICK_MOST: Duration = Duration::from_millis(100);
 
+/// What begins a mark behind an epoch.
+const MARK: char = '~';
+
+pub(super) fn new_mark() -> String {
+    format!("{MARK}{:08x}", rand::random::<u32>())
+}
+
 /// One level of a mirror.
 #[derive(Debug, Default)]
 pub(super) struct Track {
@@ -83,6 +90,9 @@ pub(super) struct State {
     pub(super) buffer_overflowed: bool,
     /// Rows that a settling epoch has not confirmed are still shown.
     pub(super) withheld: bool,
+    /// Connections whose rows an older copy of the store shows otherwise than they are shown here, and that the epoch has not confirmed. They end in
+    /// their time; until then they are not believed.
+    pub(super) doubted: HashSet<ConnectionId>,
     /// How many readings there have been.
     pub(super) readings: u64,
     /// What epochs are called meanwhile, by this mirror alone: others show something else at the same number.
@@ -142,9 +152,11 @@ impl State {
                     let shown = Arc::new(shown.next().expect("one for each that is set"));
                     let present = Present { user: user.clone(), user_since: *since, changed: *changed, shown };
                     let before = self.roll.set(connection.clone(), present);
+                    self.doubted.remove(connection);
                     touches.push((connection.clone(), before, None));
                 }
                 Change::Remove { connection, reason } => {
+                    self.doubted.remove(connection);
                     let before = self.roll.remove(connection);
                     touches.push((connection.clone(), before, Some(*reason)));
                 }
@@ -154,9 +166,9 @@ impl State {
         true
     }
 
-    /// A version as watchers know it. While rows are withheld nobody may take it for the same version of the settled roster.
+    /// A version as watchers know it. While rows are withheld or doubted nobody may take it for the same version of the settled roster.
     pub(super) fn label(&self, version: &Version) -> Version {
-        if !self.withheld {
+        if !self.withheld && self.doubted.is_empty() {
             return version.clone();
         }
         Version { epoch: Epoch::new(&format!("{}{}", version.epoch, self.mark)), number: version.number }
@@ -164,10 +176,14 @@ impl State {
 
     /// Settled, watchers learn by which version they can come back, those who were shown something meanwhile.
     pub(super) fn unmark(&mut self) {
-        let Some(version) = self.version.clone().filter(|_| !self.withheld && self.net.is_empty()) else { return };
+        let Some(version) =
+            self.version.clone().filter(|_| !self.withheld && self.doubted.is_empty() && self.net.is_empty())
+        else {
+            return;
+        };
         for level in LEVELS {
             let track = &self.tracks[level as usize];
-            let is_marked = track.shown.as_ref().is_some_and(|shown| shown.epoch.as_str().ends_with(&self.mark));
+            let is_marked = track.shown.as_ref().is_some_and(|shown| shown.epoch.as_str().contains(MARK));
             if is_marked && track.watchers > 0 {
                 self.push_empty(level, &version);
             }
@@ -191,12 +207,18 @@ impl State {
     pub(super) fn replace(&mut self, reading: Reading, version: Version, reasons: &HashMap<ConnectionId, Reason>) {
         let from = self.version.as_ref().map(|version| self.label(version));
         self.withheld = reading.settling;
+        self.doubted.clear();
         let mut touches = Vec::new();
         let mut fresh = HashSet::new();
         for (id, row) in reading.rows {
             let Some(present) = present(&row) else { continue };
             fresh.insert(id.clone());
             if self.roll.get(&id) != Some(&present) {
+                // Who has earlier state knows more of it than a copy of the store from before.
+                if from.is_some() && row.epoch != version.epoch {
+                    self.doubted.insert(id);
+                    continue;
+                }
                 let before = self.roll.set(id.clone(), present);
                 touches.push((id, before, None));
             }
@@ -210,10 +232,15 @@ impl State {
                 touches.push((id, before, Some(reason)));
             }
         }
-        match from {
-            Some(from) => self.step(from, version, touches),
-            None => self.version = Some(version),
+        let Some(from) = from else {
+            self.version = Some(version);
+            return;
+        };
+        if !touches.is_empty() && self.label(&version) == from {
+            // A row that is confirmed as it was has no number of its own, but here it may be new.
+            self.mark = new_mark();
         }
+        self.step(from, version, touches);
     }
 
     /// Makes the frames of a tick. Returns whether a level has a new one.

@@ -283,6 +283,44 @@ async fn settling_adds_obeys_leaves_and_withholds_removals() {
     assert!(scene.mirror.has(&Epoch::new("e2"), false, Some(4)));
 }
 
+/// The same with rows that the epoch has not confirmed: an older copy of the store shows them.
+fn with_unconfirmed(mut now: Reading, rows: &[(u16, u64)]) -> Reading {
+    now.rows.extend(reading("older", None, rows).rows);
+    now
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_only_an_older_copy_of_the_store_shows_is_no_event() {
+    let scene = Scene::at("e1", 50, &[(1, 7), (2, 1)]);
+    let mut ann = scene.watch(Level::Users, None, None);
+    ann.next(&scene);
+    // In the copy the first is as before the last change, and two are there who have left since.
+    let copy = [(1, 5), (3, 1), (4, 1)];
+    assert!(!scene.read(with_unconfirmed(settling("e2", Some(40), &[(2, 1)]), &copy)));
+    scene.tick().await;
+    assert_eq!(ann.next(&scene), "nothing");
+    assert!(!scene.read(with_unconfirmed(reading("e2", Some(41), &[(1, 7), (2, 1)]), &copy[1..])));
+    scene.tick().await;
+    assert_eq!(ann.next(&scene), "nothing");
+    // Who comes now is shown the same, under a version that means nothing elsewhere.
+    let mut ben = scene.watch(Level::Users, None, None);
+    assert_eq!(ben.next(&scene), "snapshot  41 of 2");
+    assert_ne!(ben.at, Some(version("e2", 41)));
+    assert!(!scene.mirror.has(&Epoch::new("e2"), false, Some(41)), "one of them may be taken over silently");
+    // One comes back after all, the other ends in its time.
+    assert!(!scene.read(with_unconfirmed(reading("e2", Some(41), &[(1, 7), (2, 1), (3, 1)]), &copy[2..])));
+    scene.tick().await;
+    assert_eq!(ann.next(&scene), "50-41 +0 ~0 -0", "the one who came was told a version");
+    let before = ann.at.clone();
+    assert_eq!(ann.next(&scene), "41-41 +1 ~0 -0");
+    assert_ne!(ann.at, before, "what is different is called differently");
+    scene.mirror.hear(published("e2", 41, vec![gone(4)]));
+    scene.tick().await;
+    assert_eq!(ann.next(&scene), "41-42 +0 ~0 -0");
+    assert_eq!(ann.at, Some(version("e2", 42)));
+    assert!(scene.mirror.has(&Epoch::new("e2"), false, Some(42)));
+}
+
 #[tokio::test(start_paused = true)]
 async fn whoever_watched_while_the_epoch_settled_is_not_taken_to_know_what_came_of_it() {
     // This mirror has kept a row that nobody confirms, at the very number at which others have it not.
