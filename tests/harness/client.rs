@@ -1,5 +1,6 @@
 //! A client of the native WebSocket that believes nothing it has not checked.
 
+mod again;
 mod books;
 mod seen;
 

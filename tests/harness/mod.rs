@@ -22,6 +22,7 @@ mod redis;
 mod report;
 mod rest;
 pub mod token;
+pub mod truth;
 mod view;
 
 pub use child::Signal;

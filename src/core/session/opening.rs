@@ -9,7 +9,7 @@ use super::{HelloError, Joined, ResumeClaim, Session, settled, to_json};
 use crate::{
     core::{
         error::Error,
-        ledger::{Content, Settlement},
+        ledger::{Content, Ledger, Settlement},
     },
     domain::{
         member::{Reason, Shown, Whereabouts},
@@ -65,19 +65,15 @@ impl Session {
                 return Ok(None);
             }
         };
+        let core = self.core.clone();
+        let mut claimed = Claimed { ledger: &core.ledger, place: Some((claim.connection.clone(), key.clone())) };
         let channels = Whereabouts::from_json(&row.private).channels;
         let keys: Vec<_> =
             channels.iter().map(|name| (RosterKey::Channel(name.clone()), claim.connection.clone())).collect();
-        let rows = match self.core.store.rows(&keys).await {
-            Ok(rows) => rows,
-            Err(error) => {
-                // The client keeps its token and tries again; until then the connection ends as it would have.
-                self.core.ledger.let_go(&claim.connection, &key);
-                return Err(error.into());
-            }
-        };
+        let rows = self.core.store.rows(&keys).await?;
         self.connection = claim.connection;
         self.owner = self.core.ledger.open(&self.connection, user, row.take, row.valid, Some(self.notices.clone()));
+        claimed.place = None;
         self.unconfirmed = true;
         let take = row.take;
         let mut waits = Vec::new();
@@ -141,6 +137,21 @@ impl Session {
         keys.iter().zip(rows).all(|((channel, _), row)| {
             row.is_some_and(|row| row.epoch == *epoch || store.partition_of(channel) != partition)
         })
+    }
+}
+
+/// A row that was claimed, and for which nobody here answers yet. Where that comes to nothing, because the store is away or the client has given up,
+/// the client keeps its token and tries again; until then the connection ends as it would have.
+struct Claimed<'a> {
+    ledger: &'a Ledger,
+    place: Option<(ConnectionId, RosterKey)>,
+}
+
+impl Drop for Claimed<'_> {
+    fn drop(&mut self) {
+        if let Some((connection, roster)) = &self.place {
+            self.ledger.let_go(connection, roster);
+        }
     }
 }
 
