@@ -5,6 +5,8 @@ mod harness;
 
 #[path = "store/model.rs"]
 mod model;
+#[path = "store/mutants.rs"]
+mod mutants;
 #[path = "store/redis_only.rs"]
 mod redis_only;
 #[path = "store/suite.rs"]

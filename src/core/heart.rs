@@ -1,110 +1,31 @@
 //! The heart of one partition: it registers this instance, renews its lease, and knows whether the store answers.
 
-use std::{
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
-use tokio::{
-    sync::{Notify, watch},
-    time::{Instant, sleep},
-};
+use tokio::time::{Instant, sleep};
 
 use super::{
     ledger::{Ledger, Reset, Sent},
     mirror::Mirror,
     mirrors::Mirrors,
+    pulse::{Pulse, Registration},
     settings::Settings,
 };
 use crate::{
     domain::{
-        partition::{Beat, Refusal, Renewal},
+        partition::{Batch, Beat, Refusal, Renewal},
         roster::{Generation, Outcome},
+        rule::Rule,
         version::{Epoch, Version},
     },
     metrics::{Because, Metrics, Of},
     store::{PartitionId, Store, StoreError},
+    telemetry::vital,
 };
 
 /// Between tries to reach a store that does not answer; doubled up to [`RETRY_MOST`].
 const RETRY_FIRST: Duration = Duration::from_millis(50);
 const RETRY_MOST: Duration = Duration::from_millis(1_000);
-
-/// How this instance stands with a partition.
-#[derive(Debug, Clone)]
-pub(crate) struct Registration {
-    pub generation: Generation,
-    pub link: u64,
-    pub beat: Beat,
-}
-
-/// What heart, writer, sweeper and readers of one partition share.
-pub(crate) struct Pulse {
-    registration: watch::Sender<Option<Registration>>,
-    poke: Notify,
-    is_down: AtomicBool,
-    renewed_at: Mutex<Instant>,
-}
-
-impl Pulse {
-    pub fn new() -> Self {
-        Self {
-            registration: watch::Sender::new(None),
-            poke: Notify::new(),
-            is_down: AtomicBool::new(false),
-            renewed_at: Mutex::new(Instant::now()),
-        }
-    }
-
-    /// How this instance stands now; none while the store is out of reach.
-    pub fn standing(&self) -> Option<Registration> {
-        self.registration.borrow().clone()
-    }
-
-    /// Whether the last renewal failed: whoever asks the store now would wait for nothing. Not so in the moment in which a new epoch or a new link
-    /// is learnt.
-    pub fn is_down(&self) -> bool {
-        self.is_down.load(Ordering::Relaxed)
-    }
-
-    /// How long ago the lease was renewed last, or was first tried to get.
-    pub fn lease_age(&self) -> Duration {
-        self.renewed_at.lock().unwrap_or_else(PoisonError::into_inner).elapsed()
-    }
-
-    /// For waiting on changes of the standing.
-    pub fn subscribe(&self) -> watch::Receiver<Option<Registration>> {
-        self.registration.subscribe()
-    }
-
-    /// A later answer of the same epoch.
-    pub fn note(&self, beat: &Beat) {
-        self.registration.send_if_modified(|registration| match registration {
-            Some(registration) if registration.beat.epoch == beat.epoch => {
-                let settled = registration.beat.settling && !beat.settling;
-                if beat.now >= registration.beat.now {
-                    registration.beat = beat.clone();
-                }
-                settled
-            }
-            _ => false,
-        });
-    }
-
-    /// The registration does not hold any more: the heart is to renew at once, and nobody writes until it has.
-    pub fn doubt(&self) {
-        self.registration.send_replace(None);
-        self.poke.notify_one();
-    }
-
-    /// The heart is to renew at once.
-    pub fn poke(&self) {
-        self.poke.notify_one();
-    }
-}
 
 /// Renews until the process ends.
 pub(crate) struct Heart {
@@ -120,8 +41,8 @@ pub(crate) struct Heart {
 struct Memory {
     generation: Generation,
     link: u64,
-    /// The epoch in which it was registered last, and the latest presence time seen there.
-    last: Option<(Epoch, u64)>,
+    /// The epoch in which it was registered last.
+    known: Option<Epoch>,
     /// The lease had ended; the next registration is a rebirth.
     died: bool,
     renewed_at: Instant,
@@ -133,7 +54,7 @@ impl Heart {
         let mut memory = Memory {
             generation: Generation { instance: self.settings.instance.clone(), number: 1 },
             link: 0,
-            last: None,
+            known: None,
             died: false,
             renewed_at: Instant::now(),
             is_up: true,
@@ -150,8 +71,9 @@ impl Heart {
                         false => self.settings.presence.instance_renew_ms,
                     };
                     tokio::select! {
+                        biased;
+                        () = self.pulse.poked() => {}
                         () = sleep(Duration::from_millis(pause)) => {}
-                        () = self.pulse.poke.notified() => {}
                     }
                     continue;
                 }
@@ -191,7 +113,7 @@ impl Heart {
             generation: memory.generation.clone(),
             link: memory.link,
             version: self.settings.version.clone(),
-            known: memory.last.as_ref().filter(|_| !memory.died).map(|(epoch, _)| epoch.clone()),
+            known: memory.known.clone().filter(|_| !memory.died),
             done: self.ledger.is_done(self.partition),
             bye: false,
         };
@@ -200,38 +122,35 @@ impl Heart {
 
     fn learn(&self, memory: &mut Memory, link: u64, beat: Beat) -> bool {
         let settling = beat.settling;
-        let epoch_is_new = memory.last.as_ref().is_some_and(|(epoch, _)| *epoch != beat.epoch);
+        let epoch_is_new = memory.known.as_ref().is_some_and(|known| *known != beat.epoch);
         let was_away = memory.renewed_at.elapsed() > Duration::from_millis(self.settings.presence.instance_lease_ms);
         let died = std::mem::take(&mut memory.died);
         self.ledger.registered(self.partition, &beat.epoch);
         if epoch_is_new || died || link != memory.link {
             // Whoever was away long must not offer sockets that have died meanwhile.
             let reset = Reset { epoch: epoch_is_new, reborn: died || (epoch_is_new && was_away) };
-            let last = memory.last.as_ref().map(|(epoch, now)| (epoch, *now));
-            self.ledger.reset(self.partition, reset, last);
+            let latest = self.pulse.latest();
+            self.ledger.reset(self.partition, reset, latest.as_ref().map(|(epoch, now)| (epoch, *now)));
         }
-        if epoch_is_new || memory.last.is_none() {
+        if epoch_is_new || memory.known.is_none() {
             self.metrics.epochs.inc();
             tracing::info!(epoch = %beat.epoch, partition = self.partition, settling, "registered in an epoch");
         }
         memory.link = link;
-        memory.last = Some((beat.epoch.clone(), beat.now));
+        memory.known = Some(beat.epoch.clone());
         memory.renewed_at = Instant::now();
-        *self.pulse.renewed_at.lock().unwrap_or_else(PoisonError::into_inner) = memory.renewed_at;
         if !std::mem::replace(&mut memory.is_up, true) {
             tracing::info!(partition = self.partition, "the store answers again");
         }
-        self.pulse.is_down.store(false, Ordering::Relaxed);
         self.metrics.store_up.get_or_create(&Of { partition: self.partition }).set(1);
         self.metrics.settling.get_or_create(&Of { partition: self.partition }).set(settling.into());
         let generation = memory.generation.clone();
-        self.pulse.registration.send_replace(Some(Registration { generation, link, beat }));
+        self.pulse.register(Registration { generation, link, beat });
         settling
     }
 
     fn down(&self, memory: &mut Memory, why: &str) {
-        self.pulse.registration.send_replace(None);
-        self.pulse.is_down.store(true, Ordering::Relaxed);
+        self.pulse.down();
         self.metrics.store_up.get_or_create(&Of { partition: self.partition }).set(0);
         if std::mem::replace(&mut memory.is_up, false) {
             tracing::warn!(
@@ -244,6 +163,7 @@ impl Heart {
 }
 
 /// Sends the difference of one partition, one batch in flight, as soon as the last answer is there.
+#[derive(Clone)]
 pub(crate) struct Writer {
     pub partition: PartitionId,
     pub store: Arc<dyn Store>,
@@ -261,52 +181,66 @@ impl Writer {
         let mut standing = self.pulse.subscribe();
         let mut failures = 0;
         loop {
-            let Ok(registration) = standing.wait_for(Option::is_some).await.map(|held| held.clone()) else { return };
-            let registration = registration.expect("waited for");
+            let Registration { generation, link, beat } = standing.registered(|_| true).await;
             let (entries, sent) = self.ledger.batch(self.partition, BATCH);
             if entries.is_empty() {
                 tokio::select! {
+                    biased;
                     () = self.ledger.changed(self.partition) => {}
                     _ = standing.changed() => {}
                 }
                 continue;
             }
-            self.metrics.batch.observe(entries.len() as f64);
-            let Registration { generation, link, beat } = registration;
-            let batch = crate::domain::partition::Batch { generation, link, epoch: beat.epoch, entries };
-            let timed = self.time(&sent);
-            let sent_at = Instant::now();
-            let answer = self.store.write(self.partition, &batch).await;
-            self.metrics.batch_seconds.observe(sent_at.elapsed().as_secs_f64());
-            if let Some((mirror, at)) = timed {
-                mirror.timed(version_of(&answer, at));
+            let batch = Batch { generation, link, epoch: beat.epoch, entries };
+            if !Rule::OneBatch.holds() {
+                let another = self.clone();
+                vital::spawn("another batch", async move {
+                    another.send(batch, sent).await;
+                });
+                continue;
             }
-            let why = match answer {
-                Ok(Ok((beat, outcomes))) => {
-                    self.pulse.note(&beat);
-                    self.metrics.count(&beat.tally);
-                    self.ledger.answered(&beat, sent, outcomes);
-                    failures = 0;
-                    continue;
-                }
-                Ok(Err(refusal)) => {
-                    tracing::info!(?refusal, "a batch was refused");
-                    "refused"
-                }
-                Err(error) => {
-                    tracing::debug!(%error, "a batch failed");
-                    "unavailable"
-                }
-            };
-            self.metrics.batches_failed.get_or_create(&Because { reason: why }).inc();
-            self.ledger.failed(sent);
-            self.pulse.doubt();
+            if self.send(batch, sent).await {
+                failures = 0;
+                continue;
+            }
             // Once is a new epoch or a new link. What fails again and again though renewals succeed must not spin.
             failures += 1;
             if failures > 1 {
                 sleep((RETRY_FIRST * (1 << failures.min(8))).min(RETRY_MOST)).await;
             }
         }
+    }
+
+    /// Whether the batch was carried out.
+    async fn send(&self, batch: Batch, sent: Vec<Sent>) -> bool {
+        self.metrics.batch.observe(batch.entries.len() as f64);
+        let timed = self.time(&sent);
+        let sent_at = Instant::now();
+        let answer = self.store.write(self.partition, &batch).await;
+        self.metrics.batch_seconds.observe(sent_at.elapsed().as_secs_f64());
+        if let Some((mirror, at)) = timed {
+            mirror.timed(version_of(&answer, at));
+        }
+        let why = match answer {
+            Ok(Ok((beat, outcomes))) => {
+                self.pulse.note(&beat);
+                self.metrics.count(&beat.tally);
+                self.ledger.answered(&beat, sent, outcomes);
+                return true;
+            }
+            Ok(Err(refusal)) => {
+                tracing::info!(?refusal, "a batch was refused");
+                "refused"
+            }
+            Err(error) => {
+                tracing::debug!(%error, "a batch failed");
+                "unavailable"
+            }
+        };
+        self.metrics.batches_failed.get_or_create(&Because { reason: why }).inc();
+        self.ledger.failed(sent);
+        self.pulse.doubt();
+        false
     }
 
     /// Of a batch the first change of a channel that somebody here watches is timed. Returns its mirror, and which it is.

@@ -13,6 +13,7 @@ use super::{
     session::WAIT,
 };
 use crate::domain::{
+    chance,
     member::{Reason, Shown, Status, Whereabouts, empty_state},
     name::{ChannelName, ConnectionId, RosterKey, UserName},
     partition::Beat,
@@ -99,7 +100,7 @@ impl Core {
     async fn write_lease(&self, lease: Lease<'_>) -> Result<Version, Error> {
         // A lease that has ended leaves its take barred for a while, and the next begins under the same id: so it begins at a take that was
         // not there before. Where the user's row is still there, the take after that row's is a new one too.
-        let first = if lease.is_renewal { 0 } else { u64::from(rand::random::<u32>()) + 1 };
+        let first = if lease.is_renewal { 0 } else { u64::from(chance::random::<u32>()) + 1 };
         let begun = match self.lease_row(&lease, &lease.of_user, &lease.for_user, first).await {
             Err(Error { code: Code::Conflict, .. }) if first > 0 => {
                 self.lease_row(&lease, &lease.of_user, &lease.for_user, 0).await

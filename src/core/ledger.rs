@@ -12,7 +12,7 @@ mod sending;
 mod tests;
 
 use std::{
-    collections::{BTreeMap, HashMap, VecDeque},
+    collections::{BTreeMap, VecDeque},
     sync::{
         Arc, Mutex, MutexGuard,
         atomic::{AtomicUsize, Ordering},
@@ -29,6 +29,7 @@ pub(crate) use self::{reconciling::Reset, sending::Sent};
 use super::notices::Notices;
 use crate::{
     domain::{
+        chance::Map,
         member::Reason,
         name::{ConnectionId, RosterKey, UserName},
         partition::Beat,
@@ -85,7 +86,7 @@ type Asker = Option<oneshot::Sender<(Outcome, Beat)>>;
 #[derive(Debug)]
 struct Book {
     owners: u64,
-    accounts: HashMap<ConnectionId, Account>,
+    accounts: Map<ConnectionId, Account>,
     lanes: Vec<Lane>,
 }
 
@@ -106,7 +107,7 @@ impl Ledger {
         let lanes = (0..partitions).map(|_| Lane::default()).collect();
         Self {
             store,
-            book: Mutex::new(Book { owners: 0, accounts: HashMap::new(), lanes }),
+            book: Mutex::new(Book { owners: 0, accounts: Map::default(), lanes }),
             wake: (0..partitions).map(|_| Notify::new()).collect(),
             members: Arc::default(),
         }
@@ -226,6 +227,7 @@ impl Ledger {
                 revision: 1,
                 waiting: is_lost.then(|| Waiting::new(&lane.waiting)),
                 sent: true,
+                resent: false,
                 queued: false,
                 waiters: Vec::new(),
                 _member: self.member(&roster),
@@ -422,6 +424,7 @@ impl Ledger {
                     revision: 1,
                     waiting: Some(Waiting::new(count)),
                     sent: false,
+                    resent: false,
                     queued: false,
                     waiters,
                     _member: self.member(roster),

@@ -1,7 +1,7 @@
 //! The mirrors of this instance: opened by the first watcher of a roster, kept by a task each, closed some time after the last has gone.
 
 use std::{
-    collections::HashMap,
+    collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard},
     time::Duration,
 };
@@ -13,7 +13,7 @@ use tokio::{
 
 use super::mirror::{Mirror, Wake};
 use crate::{
-    domain::{level::Level, name::RosterKey, roster::Published},
+    domain::{chance::Map, level::Level, name::RosterKey, roster::Published, rule::Rule},
     metrics::{Because, Metrics},
     store::{Feed, PartitionId, Store},
     telemetry::vital,
@@ -39,13 +39,13 @@ pub(crate) struct Mirrors {
     metrics: Arc<Metrics>,
     readers: Semaphore,
     doubts: Notify,
-    open: Mutex<(u64, HashMap<RosterKey, Arc<Mirror>>)>,
+    open: Mutex<(u64, Map<RosterKey, Arc<Mirror>>)>,
 }
 
 impl Mirrors {
     pub fn new(store: Arc<dyn Store>, feed: Arc<dyn Feed>, metrics: Arc<Metrics>) -> Arc<Self> {
         let (readers, doubts) = (Semaphore::new(READERS), Notify::new());
-        Arc::new(Self { store, feed, metrics, readers, doubts, open: Mutex::new((0, HashMap::new())) })
+        Arc::new(Self { store, feed, metrics, readers, doubts, open: Mutex::new((0, Map::default())) })
     }
 
     /// The mirror of a roster, with one watcher more.
@@ -103,7 +103,7 @@ impl Mirrors {
 
     /// Compares every mirror with the store; where something is missing that is not on its way, the roster is read.
     async fn compare(&self) {
-        let mut by_partition: HashMap<PartitionId, Vec<Arc<Mirror>>> = HashMap::new();
+        let mut by_partition: BTreeMap<PartitionId, Vec<Arc<Mirror>>> = BTreeMap::new();
         for mirror in self.all() {
             by_partition.entry(self.store.partition_of(mirror.key())).or_default().push(mirror);
         }
@@ -143,7 +143,7 @@ impl Mirrors {
         let mut cause = "first";
         let mut close_at = None;
         loop {
-            if !following {
+            if !following && (Rule::FeedFirst.holds() || mirror.version().is_some()) {
                 match self.feed.follow(mirror.key()).await {
                     Ok(()) => following = true,
                     Err(error) => {
@@ -163,6 +163,7 @@ impl Mirrors {
                     }
                 };
                 tokio::select! {
+                    biased;
                     () = mirror.errands.notified() => {}
                     () = timer => {}
                 }
@@ -205,7 +206,7 @@ impl Mirrors {
         self.lock().1.values().cloned().collect()
     }
 
-    fn lock(&self) -> MutexGuard<'_, (u64, HashMap<RosterKey, Arc<Mirror>>)> {
+    fn lock(&self) -> MutexGuard<'_, (u64, Map<RosterKey, Arc<Mirror>>)> {
         self.open.lock().expect("nothing panics while it holds the map")
     }
 }

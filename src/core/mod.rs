@@ -6,12 +6,17 @@ mod leases;
 mod ledger;
 mod mirror;
 mod mirrors;
+#[cfg(test)]
+mod mutants;
 mod notices;
+mod pulse;
 mod queries;
 #[cfg(test)]
 mod rigged;
 mod session;
 mod settings;
+#[cfg(test)]
+mod simulation;
 mod sweeper;
 #[cfg(test)]
 mod tests;
@@ -32,9 +37,10 @@ pub use self::{
     settings::Settings,
 };
 use self::{
-    heart::{Heart, Pulse, Writer},
+    heart::{Heart, Writer},
     ledger::Ledger,
     mirrors::Mirrors,
+    pulse::Pulse,
     sweeper::Sweeper,
 };
 pub use crate::store::{Index, Totals};
@@ -77,7 +83,7 @@ impl Core {
     pub fn start(store: Arc<dyn Store>, feed: Arc<dyn Feed>, settings: Settings, metrics: Arc<Metrics>) -> Arc<Self> {
         let settings = Arc::new(settings);
         let ledger = Arc::new(Ledger::new(store.clone()));
-        let pulses: Vec<_> = (0..store.partitions()).map(|_| Arc::new(Pulse::new())).collect();
+        let pulses: Vec<Arc<Pulse>> = (0..store.partitions()).map(|_| Arc::default()).collect();
         let mirrors = Mirrors::new(store.clone(), feed.clone(), metrics.clone());
         let (mut hearts, mut sweepers) = (Vec::new(), Vec::new());
         for partition in 0..store.partitions() {
@@ -213,6 +219,8 @@ impl Core {
                 FeedEvent::Restored => {
                     tracing::info!("the feed is back; comparing versions");
                     self.mirrors.doubt();
+                    // Nor was anybody heard who took or ended what is answered for here.
+                    self.pulses.iter().for_each(|pulse| pulse.suspect());
                 }
             }
         }

@@ -6,7 +6,9 @@ use std::sync::{
 };
 
 use async_trait::async_trait;
+use futures_util::FutureExt as _;
 
+use super::simulation::Line;
 use crate::{
     domain::{
         name::{ChannelName, ConnectionId, RosterKey, UserName},
@@ -25,6 +27,8 @@ pub(crate) const TERMS: Terms = Terms { renew_ms: 3_000, lease_ms: 10_000, settl
 /// See the module. Everything is kept in one memory; only the numbers of the partitions differ.
 pub(crate) struct Rigged {
     pub memory: Arc<Memory>,
+    /// What lies between the instance and the memory.
+    pub line: Arc<Line>,
     /// Users are in partition 0, channels in 1.
     pub apart: bool,
     /// As many calls of anything but reading fail.
@@ -41,12 +45,22 @@ pub(crate) struct Rigged {
     pub empty_pages: bool,
 }
 
+/// The memory answers without waiting for anything.
+fn at_once<T>(answer: impl Future<Output = T>) -> T {
+    answer.now_or_never().expect("the memory has nothing to wait for")
+}
+
 impl Rigged {
     pub fn open(instance: &str) -> (Self, Arc<MemoryFeed>) {
         let (memory, feed) = Memory::open(TERMS, instance, 30);
+        (Self::over(memory, Arc::new(Line::straight())), feed)
+    }
+
+    /// An instance's way to a memory that others use too.
+    pub fn over(memory: Arc<Memory>, line: Arc<Line>) -> Self {
         let (away, deaf, unanswered) = (0.into(), 0.into(), 0.into());
         let (dark, emptied) = (Mutex::new(None), Mutex::new(None));
-        (Self { memory, apart: false, away, deaf, dark, unanswered, emptied, empty_pages: false }, feed)
+        Self { memory, line, apart: false, away, deaf, dark, unanswered, emptied, empty_pages: false }
     }
 
     fn fails(count: &AtomicUsize) -> Result<(), StoreError> {
@@ -78,11 +92,14 @@ impl Store for Rigged {
     async fn renew(&self, partition: PartitionId, renewal: Renewal) -> Result<Result<Renewed, Refusal>, StoreError> {
         self.reaches(partition)?;
         Self::fails(&self.deaf)?;
-        let mut renewed = self.memory.renew(partition, renewal).await?;
-        if let Ok(renewed) = &mut renewed {
-            renewed.beat.settling |= self.is_emptied(partition);
+        let (memory, link) = (self.memory.clone(), self.line.connected());
+        let renewal = Renewal { link, ..renewal };
+        let call = move || memory.carry_out(|partition, at| partition.renew(at, &renewal));
+        let mut renewed = self.line.over(link, "renew", call).await?;
+        if let Ok(beat) = &mut renewed {
+            beat.settling |= self.is_emptied(partition);
         }
-        Ok(renewed)
+        Ok(renewed.map(|beat| Renewed { beat, link }))
     }
 
     async fn write(
@@ -91,7 +108,13 @@ impl Store for Rigged {
         batch: &Batch,
     ) -> Result<Result<(Beat, Vec<Outcome>), Refusal>, StoreError> {
         self.reaches(partition)?;
-        let mut answer = self.memory.write(partition, batch).await?;
+        let link = self.line.standing()?;
+        if link != batch.link {
+            return Ok(Err(Refusal::Link));
+        }
+        let (memory, batch) = (self.memory.clone(), batch.clone());
+        let call = move || memory.carry_out(|partition, at| partition.write(at, &batch));
+        let mut answer = self.line.over(link, "write", call).await?;
         Self::fails(&self.unanswered)?;
         if let Ok((beat, _)) = &mut answer {
             beat.settling |= self.is_emptied(partition);
@@ -101,13 +124,16 @@ impl Store for Rigged {
 
     async fn sweep(&self, partition: PartitionId, sweep: &Sweep, most: usize) -> Result<Swept, StoreError> {
         self.reaches(partition)?;
-        let mut swept = self.memory.sweep(partition, sweep, most).await?;
+        let (memory, sweep, link) = (self.memory.clone(), sweep.clone(), self.line.standing()?);
+        let call = move || memory.carry_out(|partition, at| partition.sweep(at, &sweep, most));
+        let mut swept = self.line.over(link, "sweep", call).await?;
         swept.beat.settling |= self.is_emptied(partition);
         Ok(swept)
     }
 
     async fn audit(&self, partition: PartitionId, cursor: Option<String>) -> Result<Audited, StoreError> {
-        self.memory.audit(partition, cursor).await
+        let (memory, link) = (self.memory.clone(), self.line.standing()?);
+        self.line.over(link, "audit", move || at_once(memory.audit(partition, cursor))).await?
     }
 
     async fn held(
@@ -117,25 +143,30 @@ impl Store for Rigged {
         cursor: Option<String>,
         most: usize,
     ) -> Result<(Vec<(RosterKey, ConnectionId)>, Option<String>), StoreError> {
-        match cursor.as_deref() {
-            None if self.empty_pages => Ok((Vec::new(), Some("second".to_owned()))),
-            Some("second") => self.memory.held(partition, generation, None, most).await,
-            _ => self.memory.held(partition, generation, cursor, most).await,
-        }
+        let cursor = match cursor.as_deref() {
+            None if self.empty_pages => return Ok((Vec::new(), Some("second".to_owned()))),
+            Some("second") => None,
+            _ => cursor,
+        };
+        let (memory, generation) = (self.memory.clone(), generation.clone());
+        self.line.read("held", move || at_once(memory.held(partition, &generation, cursor, most))).await?
     }
 
     async fn read(&self, roster: &RosterKey) -> Result<Reading, StoreError> {
-        self.memory.read(roster).await
+        let (memory, roster) = (self.memory.clone(), roster.clone());
+        self.line.read("read", move || at_once(memory.read(&roster))).await?
     }
 
     async fn rows(&self, keys: &[(RosterKey, ConnectionId)]) -> Result<Vec<Option<Row>>, StoreError> {
-        let rows = self.memory.rows(keys).await?;
+        let (memory, asked) = (self.memory.clone(), keys.to_vec());
+        let rows = self.line.read("rows", move || at_once(memory.rows(&asked))).await??;
         let there = |(roster, _): &(RosterKey, ConnectionId)| !self.is_emptied(self.partition_of(roster));
         Ok(keys.iter().zip(rows).map(|(key, row)| row.filter(|_| there(key))).collect())
     }
 
     async fn numbers(&self, partition: PartitionId, rosters: &[RosterKey]) -> Result<Numbers, StoreError> {
-        self.memory.numbers(partition, rosters).await
+        let (memory, rosters) = (self.memory.clone(), rosters.to_vec());
+        self.line.read("numbers", move || at_once(memory.numbers(partition, &rosters))).await?
     }
 
     async fn counts(&self, channels: &[ChannelName]) -> Result<Vec<Counted>, StoreError> {

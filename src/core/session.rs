@@ -15,6 +15,7 @@ use super::{
     notices::Notices,
 };
 use crate::domain::{
+    chance,
     level::Level,
     member::{Reason, Shown, Status},
     name::{ChannelName, ConnectionId, RosterKey, UserName},
@@ -205,7 +206,7 @@ impl Session {
         let Hello { principal, resume, device, present } = hello;
         let mut session = Self {
             core: core.clone(),
-            connection: ConnectionId::from_bytes(rand::random()),
+            connection: ConnectionId::from_bytes(chance::random()),
             user: principal.user.clone().filter(|_| present),
             owner: 0,
             principal,

@@ -1,19 +1,20 @@
 //! The sweeper of one partition: it ends what is due when the next deadline says so, compares what the store thinks this instance holds with what
 //! it knows, and audits slowly. Every instance sweeps; the scripts see to it that each end happens once.
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use futures_util::future::join_all;
-use rand::RngExt as _;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::{heart::Pulse, ledger::Ledger, settings::Settings};
+use super::{ledger::Ledger, pulse::Pulse, settings::Settings};
 use crate::{
     domain::{
+        chance,
         member::Whereabouts,
         name::{ConnectionId, RosterKey},
         partition::{Due, Sweep, Swept},
         roster::{Ask, Entry, Generation, Outcome},
+        version::Epoch,
     },
     metrics::Metrics,
     store::{Audited, PartitionId, Store, StoreError},
@@ -21,6 +22,8 @@ use crate::{
 
 /// The most rows that one call ends.
 const ROWS: usize = 100;
+/// As many rows are compared at once.
+const ENDING: usize = 500;
 /// How often this instance compares its `held` set with what it knows.
 const COMPARE: Duration = Duration::from_secs(60);
 /// The audit pauses so long for each command that a page has cost, longer with several partitions: ten a second at most in all, however many are here.
@@ -55,7 +58,7 @@ impl Sweeper {
     pub async fn run(self) {
         let mut standing = self.pulse.subscribe();
         // Spread over the instances.
-        let spread = rand::rng().random_range(0.5..1.0);
+        let spread = chance::within(0.5..1.0);
         let mut compare_at = Instant::now() + COMPARE.mul_f64(spread);
         let first = Instant::now() + self.audit_every().mul_f64(spread);
         let mut audit = Audit { at: first, cursor: None, begun: first, hurries: false };
@@ -63,8 +66,7 @@ impl Sweeper {
         // The latest beat, by presence time, and when it was seen.
         let mut seen = (0, Instant::now());
         loop {
-            let Ok(held) = standing.wait_for(Option::is_some).await.map(|held| held.clone()) else { return };
-            let beat = held.expect("waited for").beat;
+            let beat = standing.registered(|_| true).await.beat;
             if was_settling && !beat.settling {
                 let now = Instant::now();
                 compare_at = now;
@@ -80,13 +82,15 @@ impl Sweeper {
             let due_at = seen.1 + due_in;
             let until = due_at.min(compare_at).min(audit.at);
             tokio::select! {
+                biased;
                 () = tokio::time::sleep_until(until) => {}
+                () = self.pulse.suspected() => compare_at = Instant::now(),
                 _ = standing.changed() => continue,
             }
             let now = Instant::now();
             let result = if now >= due_at {
                 // Instances wake for the same deadline: the first does the work.
-                let jitter = rand::rng().random_range(0..40);
+                let jitter = chance::within(0..40);
                 sleep(Duration::from_millis(jitter)).await;
                 self.sweep().await
             } else if now >= compare_at {
@@ -215,8 +219,8 @@ impl Sweeper {
 
     /// Other partitions of these rosters whose rows may be older than what was acknowledged. Asked of a script, for a copy that has just been promoted
     /// calls itself settled until one has looked.
-    async fn settling(&self, rosters: impl Iterator<Item = &RosterKey>) -> HashSet<PartitionId> {
-        let others: HashSet<PartitionId> =
+    async fn settling(&self, rosters: impl Iterator<Item = &RosterKey>) -> BTreeSet<PartitionId> {
+        let others: BTreeSet<PartitionId> =
             rosters.map(|roster| self.store.partition_of(roster)).filter(|other| *other != self.partition).collect();
         let looked = others.into_iter().map(async |other| {
             let swept = self.store.sweep(other, &Sweep::default(), 0).await;
@@ -230,7 +234,7 @@ impl Sweeper {
     async fn compare(&self) -> Result<(), StoreError> {
         let Some(standing) = self.pulse.standing() else { return Ok(()) };
         self.ledger.drop_ended(self.partition, &standing.beat, SLACK_MS);
-        let mut held = HashSet::new();
+        let mut held = BTreeSet::new();
         let mut cursor = None;
         loop {
             let (page, next) = self.store.held(self.partition, &standing.generation, cursor, 1_000).await?;
@@ -257,6 +261,25 @@ impl Sweeper {
             }
         }
         self.ledger.resend_missing(self.partition, &held);
+        self.compare_ending(&standing.beat.epoch).await
+    }
+
+    /// Forgets whom others have taken or ended while this instance waited for their end: in a new epoch it would bring them back.
+    async fn compare_ending(&self, epoch: &Epoch) -> Result<(), StoreError> {
+        for page in self.ledger.ending(self.partition, epoch).chunks(ENDING) {
+            let keys: Vec<_> =
+                page.iter().map(|((roster, connection), _)| (roster.clone(), connection.clone())).collect();
+            let rows = self.store.rows(&keys).await?;
+            // Only a script knows whose rows these were: what came up empty or older a moment ago shows nobody's end.
+            if self.call(&Sweep::default()).await?.beat.epoch != *epoch {
+                return Ok(());
+            }
+            for (((roster, connection), take), row) in page.iter().zip(rows) {
+                if row.is_none_or(|row| row.take > *take) {
+                    self.ledger.ended_elsewhere(connection, roster, *take, epoch);
+                }
+            }
+        }
         Ok(())
     }
 }

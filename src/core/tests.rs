@@ -16,7 +16,7 @@ use crate::{
     store::memory::MemoryFeed,
 };
 
-fn settings() -> Settings {
+pub(super) fn settings() -> Settings {
     Settings {
         instance: "me".into(),
         version: "test".into(),

@@ -1,5 +1,7 @@
 //! Presence time: a clock that runs only while somebody keeps it.
 
+use super::rule::Rule;
+
 /// What a host clock may add between two renewals beyond the renewal length, milliseconds.
 pub const SLACK_MS: u64 = 1_000;
 
@@ -20,7 +22,8 @@ impl PresenceClock {
         if self.beat == 0 {
             return self.base;
         }
-        self.base + host_ms.saturating_sub(self.beat).min(renew_ms + SLACK_MS)
+        let most = if Rule::PresenceTime.holds() { renew_ms + SLACK_MS } else { u64::MAX };
+        self.base + host_ms.saturating_sub(self.beat).min(most)
     }
 
     /// A renewal: what has passed is kept, and the host clock is read from here on.

@@ -1,5 +1,6 @@
 //! The rules of presence, as pure code: no clock, no task, no Redis, no socket. Time is a parameter.
 
+pub mod chance;
 pub mod clock;
 pub mod delta;
 pub mod level;
@@ -9,6 +10,7 @@ pub mod partition;
 pub mod pattern;
 pub mod principal;
 pub mod roster;
+pub mod rule;
 pub mod secret;
 pub mod settings;
 pub mod state;

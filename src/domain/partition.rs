@@ -11,6 +11,7 @@ use super::{
     member::{Occupancy, Reason},
     name::{ConnectionId, RosterKey, UserName},
     roster::{Ask, Body, Change, Control, Entry, Generation, Keep, Outcome, Published, Row, Stay},
+    rule::Rule,
     tally::Tally,
     version::Epoch,
 };
@@ -208,11 +209,13 @@ impl Partition {
         let now = self.open(at);
         let epoch = self.epoch.as_ref().expect("opened").id.clone();
         let registering = renewal.known.as_ref() != Some(&epoch);
-        match self.instances.get(&renewal.generation) {
-            None if !registering => return Err(Refusal::Dead),
-            Some(lease) if !registering && lease.deadline <= now => return Err(Refusal::Dead),
-            Some(lease) if lease.link > renewal.link => return Err(Refusal::Link),
-            _ => {}
+        let known = self.instances.get(&renewal.generation);
+        let lives = known.is_some_and(|lease| lease.deadline > now);
+        if !registering && !lives && Rule::DeadGeneration.holds() {
+            return Err(Refusal::Dead);
+        }
+        if known.is_some_and(|lease| lease.link > renewal.link) && Rule::Link.holds() {
+            return Err(Refusal::Link);
         }
         self.clock.renew(at.host_ms, self.terms.renew_ms);
         if renewal.bye {
@@ -242,10 +245,12 @@ impl Partition {
         if epoch != batch.epoch {
             return Err(Refusal::Epoch);
         }
-        match self.instances.get(&batch.generation) {
-            Some(lease) if lease.deadline > now && lease.link == batch.link => {}
-            Some(lease) if lease.deadline > now => return Err(Refusal::Link),
-            _ => return Err(Refusal::Dead),
+        let known = self.instances.get(&batch.generation);
+        if known.is_none_or(|lease| lease.deadline <= now) && Rule::DeadGeneration.holds() {
+            return Err(Refusal::Dead);
+        }
+        if known.is_some_and(|lease| lease.link != batch.link) && Rule::Link.holds() {
+            return Err(Refusal::Link);
         }
         let mut changes = Changes::default();
         let mut outcomes = Vec::with_capacity(batch.entries.len());
@@ -302,7 +307,7 @@ impl Partition {
     pub fn audit(&mut self, at: &Now, rows: &[(RosterKey, ConnectionId)]) -> Beat {
         let now = self.open(at);
         let state = self.epoch.clone().expect("opened");
-        for (roster, connection) in rows {
+        for (roster, connection) in rows.iter().filter(|_| Rule::Audit.holds()) {
             let Some(row) = self.rosters.get_mut(roster).and_then(|rows| rows.get_mut(connection)) else {
                 continue;
             };
@@ -329,6 +334,16 @@ impl Partition {
     /// What the calls since the last one told the feeds.
     pub fn told(&mut self) -> Told {
         std::mem::take(&mut self.told)
+    }
+
+    /// The indexes forget a row, as if somebody had damaged them.
+    #[cfg(test)]
+    pub(crate) fn forget_index(&mut self, roster: &RosterKey, connection: &ConnectionId) {
+        self.ending.remove(&(roster.clone(), Some(connection.clone())));
+        self.held.retain(|_, held| {
+            held.remove(&(roster.clone(), connection.clone()));
+            !held.is_empty()
+        });
     }
 
     /// The rows of a roster.
@@ -398,7 +413,7 @@ impl Partition {
         if self.epoch.as_ref().is_none_or(|state| state.run != at.run) {
             let id = at.candidate.clone();
             self.told.control.push((None, Control::Epoch(id.clone())));
-            self.epoch = Some(EpochState { id, run: at.run.clone(), opened: now, closed: false });
+            self.epoch = Some(EpochState { id, run: at.run.clone(), opened: now, closed: !Rule::Settling.holds() });
         }
         now
     }
@@ -446,7 +461,10 @@ impl Partition {
             Ask::Absent { take, reason } => {
                 let Some(row) = self.row_mut(roster, connection) else { return Outcome::Gone };
                 let (had, changed, since) = (row.take, row.changed, row.since);
-                if take.is_some_and(|take| had > take) {
+                let others = *row.stay.instance() != me.instance;
+                // A take that was raised here without an answer may be one that somebody else has got.
+                let overtaken = take.is_some_and(|take| had > take || (had == take && others));
+                if overtaken && Rule::Take.holds() {
                     return Outcome::Lost;
                 }
                 if take.is_none() {
@@ -482,11 +500,9 @@ impl Partition {
             Some(row) if row.user != wish.body.user => return Outcome::Lost,
             Some(row) if wish.take == 0 => row.take + 1,
             Some(row) => {
-                let others = match &row.stay {
-                    Stay::Held(holder) => holder.instance != me.instance,
-                    Stay::Ending { by, .. } => *by != me.instance,
-                };
-                if row.take > wish.take || (row.take == wish.take && others && row.epoch == epoch) {
+                let others = *row.stay.instance() != me.instance;
+                let overtaken = row.take > wish.take || (row.take == wish.take && others && row.epoch == epoch);
+                if overtaken && Rule::Take.holds() {
                     return Outcome::Lost;
                 }
                 wish.take
@@ -568,7 +584,7 @@ impl Partition {
         if token_take < row.valid {
             return Outcome::Lost;
         }
-        let (old, holder) = (row.take, stay_instance(&row.stay));
+        let (old, holder) = (row.take, row.stay.instance().clone());
         let was_ending = matches!(row.stay, Stay::Ending { .. });
         row.take = row.take.max(token_take) + 1;
         row.stay = Stay::Held(me.clone());
@@ -589,6 +605,7 @@ impl Partition {
             self.ending.remove(&key);
             if !self.rosters.contains_key(&due.roster)
                 && let Some(number) = self.numbers.remove(&due.roster)
+                && Rule::Floor.holds()
             {
                 self.floor = self.floor.max(number);
             }
@@ -670,7 +687,7 @@ impl Partition {
         reason: Reason,
     ) {
         let row = self.row_mut(roster, connection).expect("the caller read it");
-        let (take, holder) = (row.take, stay_instance(&row.stay));
+        let (take, holder) = (row.take, row.stay.instance().clone());
         if reason != Reason::Replaced {
             self.ended.insert((roster.clone(), connection.clone(), take), now + ENDED_MS);
         }
@@ -738,13 +755,6 @@ impl Partition {
                 roster,
             });
         }
-    }
-}
-
-fn stay_instance(stay: &Stay) -> Arc<str> {
-    match stay {
-        Stay::Held(generation) => generation.instance.clone(),
-        Stay::Ending { by, .. } => by.clone(),
     }
 }
 

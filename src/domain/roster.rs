@@ -51,6 +51,16 @@ pub enum Stay {
     },
 }
 
+impl Stay {
+    /// The instance that answers for the row.
+    pub fn instance(&self) -> &Arc<str> {
+        match self {
+            Self::Held(generation) => &generation.instance,
+            Self::Ending { by, .. } => by,
+        }
+    }
+}
+
 /// One connection in one roster.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Row {

@@ -13,6 +13,7 @@ use super::{
     Totals, queue::Queue,
 };
 use crate::domain::{
+    chance,
     name::{ChannelName, ConnectionId, RosterKey, UserName},
     partition::{Batch, Beat, Now, Partition, Refusal, Renewal, Sweep, Swept, Terms, Told},
     roster::{Generation, Outcome, Row},
@@ -34,7 +35,6 @@ const DAY_MS: u64 = 86_400_000;
 #[derive(Debug)]
 pub struct Memory {
     began: Instant,
-    run: Arc<str>,
     last_seen_ms: u64,
     inner: Mutex<Inner>,
 }
@@ -42,6 +42,9 @@ pub struct Memory {
 #[derive(Debug)]
 struct Inner {
     partition: Partition,
+    run: Arc<str>,
+    #[cfg(test)]
+    ahead_ms: i64,
     frozen: VecDeque<(u64, String, String)>,
     feeds: Vec<Weak<MemoryFeed>>,
 }
@@ -57,20 +60,27 @@ pub struct MemoryFeed {
 impl Memory {
     /// An empty store and the feed of the instance that is to use it. `last_seen_days` is for how long it remembers when a user was last seen.
     pub fn open(terms: Terms, instance: &str, last_seen_days: u32) -> (Arc<Self>, Arc<MemoryFeed>) {
+        // Nobody holds anything yet, so that there is nothing to settle.
+        let memory = Self::begin(Terms { settle_ms: 0, ..terms }, last_seen_days);
+        let feed = memory.feed(instance);
+        (memory, feed)
+    }
+
+    fn begin(terms: Terms, last_seen_days: u32) -> Arc<Self> {
         let memory = Arc::new(Self {
             began: Instant::now(),
-            run: "memory".into(),
             last_seen_ms: u64::from(last_seen_days) * DAY_MS,
             inner: Mutex::new(Inner {
-                partition: Partition::new(Terms { settle_ms: 0, ..terms }),
+                partition: Partition::new(terms),
+                run: "memory".into(),
+                #[cfg(test)]
+                ahead_ms: 0,
                 frozen: VecDeque::new(),
                 feeds: Vec::new(),
             }),
         });
-        // Nobody holds anything yet, so that there is nothing to settle.
         memory.with(|partition, at| partition.sweep(at, &Sweep::default(), 0));
-        let feed = memory.feed(instance);
-        (memory, feed)
+        memory
     }
 
     /// Another feed on the same store, for tests with several instances in one process.
@@ -97,13 +107,15 @@ impl Memory {
     }
 
     fn with<T>(&self, call: impl FnOnce(&mut Partition, &Now) -> T) -> T {
+        let mut inner = self.lock();
         let at = Now {
             host_ms: self.host_ms(),
             wall_ms: wall_now_ms(),
-            run: self.run.clone(),
-            candidate: Epoch::new(&format!("{:016x}", rand::random::<u64>())),
+            run: inner.run.clone(),
+            candidate: Epoch::new(&format!("{:016x}", chance::random::<u64>())),
         };
-        let mut inner = self.lock();
+        #[cfg(test)]
+        let at = Now { host_ms: at.host_ms.saturating_add_signed(inner.ahead_ms), ..at };
         let answer = call(&mut inner.partition, &at);
         let told = inner.partition.told();
         // Still under the lock: every feed hears the changes in the order of their numbers.
@@ -122,6 +134,39 @@ impl Memory {
             number: partition.number(roster),
             rows: rows.map(|(connection, row)| (connection.clone(), row.clone())).collect(),
         }
+    }
+}
+
+/// What only simulations may do.
+#[cfg(test)]
+impl Memory {
+    /// One that is shared by several instances, and so has to settle.
+    pub(crate) fn shared(terms: Terms) -> Arc<Self> {
+        Self::begin(terms, 30)
+    }
+
+    /// Any call at all, and every feed hears what comes of it.
+    pub(crate) fn carry_out<T>(&self, call: impl FnOnce(&mut Partition, &Now) -> T) -> T {
+        self.with(call)
+    }
+
+    /// All that it holds now.
+    pub(crate) fn copy(&self) -> Partition {
+        self.lock().partition.clone()
+    }
+
+    /// Another process goes on with what is given: an empty partition, or an older copy.
+    pub(crate) fn restart(&self, partition: Partition) {
+        let mut inner = self.lock();
+        inner.run = format!("{}'", inner.run).into();
+        inner.partition = partition;
+        drop(inner);
+        self.with(|partition, at| partition.sweep(at, &Sweep::default(), 0));
+    }
+
+    /// The host clock jumps.
+    pub(crate) fn jump(&self, ms: i64) {
+        self.lock().ahead_ms += ms;
     }
 }
 

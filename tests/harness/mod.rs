@@ -26,6 +26,7 @@ mod report;
 mod rest;
 mod sentinel;
 pub mod token;
+pub mod truth;
 mod view;
 
 pub use backend::Backend;

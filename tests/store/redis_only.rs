@@ -61,7 +61,10 @@ async fn audit_all(w: &World) {
 
 #[tokio::test]
 async fn an_emptied_redis_begins_a_new_epoch_and_settles_when_all_is_said_again() {
-    let mut w = World::redis(1).await;
+    emptied(World::redis(1).await).await;
+}
+
+pub async fn emptied(mut w: World) {
     let room = channel("room:1");
     w.ask(&room, &id("a"), enter(1, "ann", "{}")).await;
     let before = w.epochs[&0].clone();
@@ -156,6 +159,31 @@ async fn no_control(feed: &dyn Feed) -> FeedEvent {
             return event;
         }
     }
+}
+
+#[tokio::test]
+async fn what_an_older_connection_still_carries_is_refused() {
+    overtaken(World::redis(1).await).await;
+}
+
+pub async fn overtaken(mut w: World) {
+    let room = channel("room:1");
+    w.ask(&room, &id("a"), enter(1, "ann", "{}")).await;
+    // The same instance over another connection, whose number is a later one.
+    let mut again = w.another("ia").await;
+    w.server().command(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]).await;
+    eventually(DEADLINE, || async { again.store.renew(0, renewal(again.epochs.get(&0).cloned())).await.is_ok() }).await;
+    again.renew().await;
+    assert!(again.links[&0] > 1);
+    // What the first one has sent arrives now.
+    let (store, _feed) = Redis::connect_with_test_clock(&settings(w.server(), "t", 1), TERMS, "ia", 30).await.unwrap();
+    w.store = store;
+    let known = w.epochs.get(&0).cloned();
+    assert_eq!(w.store.renew(0, renewal(known)).await.unwrap().unwrap_err(), Refusal::Link);
+    let late = Entry { roster: room.clone(), connection: id("b"), ask: enter(1, "ben", "{}") };
+    assert_eq!(w.batch(vec![late]).await, Err(Refusal::Link));
+    assert_eq!(w.row(&room, &id("b")).await, None);
+    assert!(matches!(again.ask(&room, &id("b"), enter(1, "ben", "{}")).await, Outcome::Done { .. }));
 }
 
 #[tokio::test]
@@ -256,7 +284,10 @@ async fn a_feed_that_hears_nothing_though_its_connection_stands_is_found_out() {
 
 #[tokio::test]
 async fn an_audit_mends_what_was_damaged_by_hand() {
-    let mut w = World::redis(1).await;
+    damaged(World::redis(1).await).await;
+}
+
+pub async fn damaged(mut w: World) {
     let room = channel("room:1");
     for (connection, name) in [("a", "ann"), ("b", "ann"), ("c", "ben"), ("d", "dan"), ("e", "eve")] {
         w.ask(&room, &id(connection), enter(1, name, "{}")).await;

@@ -60,6 +60,8 @@ suite! {
     a_batch_tells_each_roster_once
     who_came_and_who_left_is_counted_by_the_call_that_decided_it
     who_has_lost_the_connection_takes_no_channel_with_it
+    an_outage_and_a_clock_that_jumps_count_for_four_seconds
+    nobody_removes_what_another_instance_has_at_the_same_take
 }
 
 fn number(outcome: &Outcome) -> u64 {
@@ -184,7 +186,7 @@ async fn who_does_not_come_back_leaves_once_after_the_grace(mut w: World) {
     assert_eq!(changes[1], Change::Remove { connection: id("a"), reason: Reason::Timeout });
 }
 
-async fn the_higher_take_wins(w: World) {
+pub async fn the_higher_take_wins(w: World) {
     let room = channel("room:1");
     let other = w.another("ib").await;
     w.ask(&room, &id("a"), enter(3, "ann", "{}")).await;
@@ -306,7 +308,7 @@ async fn two_users_never_share_a_connection(w: World) {
     assert_eq!(w.ask(&room, &id("a"), enter(0, "ben", "{}")).await, Outcome::Lost);
 }
 
-async fn the_rows_of_a_dead_instance_end_and_its_writes_are_refused(mut w: World) {
+pub async fn the_rows_of_a_dead_instance_end_and_its_writes_are_refused(mut w: World) {
     let room = channel("room:1");
     let mut other = w.another("ib").await;
     let began = w.try_renew(0, true, false).await.unwrap().now;
@@ -396,7 +398,7 @@ async fn a_batch_over_another_link_is_refused(mut w: World) {
     assert_eq!(w.batch(vec![entry]).await, Err(Refusal::Link));
 }
 
-async fn an_empty_roster_is_forgotten_after_an_hour_and_goes_on_above_the_floor(mut w: World) {
+pub async fn an_empty_roster_is_forgotten_after_an_hour_and_goes_on_above_the_floor(mut w: World) {
     let room = channel("room:1");
     for take in 1..4 {
         w.ask(&room, &id("a"), enter(take, "ann", "{}")).await;
@@ -673,4 +675,30 @@ async fn who_has_lost_the_connection_takes_no_channel_with_it(w: World) {
     other.ask(&room, &id("a"), leave(2)).await;
     assert_eq!(other.batch(late.into()).await.unwrap().1, [Outcome::Gone, Outcome::Gone]);
     assert_eq!(w.row(&room, &id("a")).await, None);
+}
+
+pub async fn an_outage_and_a_clock_that_jumps_count_for_four_seconds(mut w: World) {
+    let room = channel("room:1");
+    w.ask(&room, &id("a"), enter(1, "ann", "{}")).await;
+    w.ask(&room, &id("b"), ending(1, "ben", "{}", 15_000)).await;
+    let before = w.try_renew(w.store.partition_of(&room), true, false).await.unwrap().now;
+    w.clock.pass(w.store.partitions(), 3_600_000).await;
+    w.sweep().await;
+    assert_eq!(w.row(&room, &id("a")).await.unwrap().stay, Stay::Held(w.me.clone()), "its lease goes on");
+    let after = w.try_renew(w.store.partition_of(&room), true, false).await.unwrap().now;
+    assert_eq!(after - before, 4_000);
+    w.pass(10_900).await;
+    w.sweep().await;
+    assert!(w.row(&room, &id("b")).await.is_some(), "its grace goes on");
+    w.pass(200).await;
+    w.sweep().await;
+    assert_eq!(w.row(&room, &id("b")).await, None);
+}
+
+async fn nobody_removes_what_another_instance_has_at_the_same_take(w: World) {
+    let room = channel("room:1");
+    let other = w.another("ib").await;
+    other.ask(&room, &id("a"), enter(2, "ann", "{}")).await;
+    assert_eq!(w.ask(&room, &id("a"), leave(2)).await, Outcome::Lost);
+    assert!(matches!(other.ask(&room, &id("a"), leave(2)).await, Outcome::Done { .. }));
 }

@@ -86,6 +86,8 @@ pub(super) struct Place {
     pub(super) waiting: Option<Waiting>,
     /// It has been on its way to the store, which may therefore know of it.
     pub(super) sent: bool,
+    /// It was sent and no answer came: the store may have carried it out, and others may have undone it since.
+    pub(super) resent: bool,
     pub(super) queued: bool,
     pub(super) waiters: Vec<(u64, oneshot::Sender<Settlement>)>,
     /// Counts as a member, where it is in a channel.
@@ -95,6 +97,18 @@ pub(super) struct Place {
 impl Place {
     pub(super) fn is_acknowledged(&self) -> bool {
         self.waiting.is_none()
+    }
+
+    /// Whether a socket here has just asked for it, and the store was asked once.
+    pub(super) fn is_new(&self) -> bool {
+        self.fresh && !self.resent && self.wanted == Wanted::Held
+    }
+
+    /// Whether it waits for its end, and the store knows that in this epoch.
+    pub(super) fn is_ending_in(&self, epoch: &Epoch) -> bool {
+        let counts =
+            matches!(&self.wanted, Wanted::Ending { counted_from: Some((counted, _)), .. } if counted == epoch);
+        counts && self.is_acknowledged()
     }
 
     pub(super) fn settle(&mut self, up_to: u64, settlement: &Settlement) {

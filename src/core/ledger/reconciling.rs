@@ -1,6 +1,6 @@
 //! What others did, and what has to be sent again.
 
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 
 use super::{
     ASKS, Book, Ledger, Settlement,
@@ -62,10 +62,10 @@ impl Ledger {
         }
     }
 
-    /// Everything of a partition counts as unacknowledged. `last_now` is the last presence time that was seen in each epoch but the new one.
+    /// Everything of a partition counts as unacknowledged. `last` is the latest presence time that was seen, in the epoch before a new one.
     pub fn reset(&self, partition: PartitionId, reset: Reset, last: Option<(&Epoch, u64)>) {
         let mut book = self.lock();
-        let mut touched = Vec::new();
+        let (mut touched, mut ended) = (Vec::new(), Vec::new());
         let Book { accounts, lanes, .. } = &mut *book;
         let lane = &mut lanes[usize::from(partition)];
         lane.era += 1;
@@ -84,6 +84,7 @@ impl Ledger {
                     waiting.owe(&lane.owed);
                 }
                 place.fresh |= reset.epoch;
+                place.resent |= place.sent;
                 // What was never sent cannot have been lost, and its socket has only just spoken.
                 reborn |= reset.reborn && place.sent && place.wanted == Wanted::Held;
                 if reset.epoch
@@ -93,6 +94,10 @@ impl Ledger {
                     && epoch == *last_epoch
                 {
                     *remaining_ms = remaining_ms.saturating_sub(last_now.saturating_sub(from));
+                    if *remaining_ms == 0 {
+                        // It has ended there, though nobody was left to say so: it must not begin anew only to end.
+                        ended.push((connection.clone(), roster.clone()));
+                    }
                 }
                 touched.push((connection.clone(), roster.clone()));
             }
@@ -102,6 +107,9 @@ impl Ledger {
                     notices.ask_for_proof();
                 }
             }
+        }
+        for (connection, roster) in ended {
+            self.close_place(&mut book, &connection, &roster, &Settlement::Lost);
         }
         for (connection, roster) in touched {
             self.queue(&mut book, &connection, &roster);
@@ -116,7 +124,7 @@ impl Ledger {
     }
 
     /// What a partition's `held` set should name is sent again where the set does not.
-    pub fn resend_missing(&self, partition: PartitionId, held: &HashSet<(RosterKey, ConnectionId)>) {
+    pub fn resend_missing(&self, partition: PartitionId, held: &BTreeSet<(RosterKey, ConnectionId)>) {
         let mut book = self.lock();
         let mut missing = Vec::new();
         let Book { accounts, lanes, .. } = &mut *book;
@@ -134,6 +142,29 @@ impl Ledger {
         }
         for (connection, roster) in missing {
             self.queue(&mut book, &connection, &roster);
+        }
+    }
+
+    /// What has no socket here and waits for its end, as acknowledged in this epoch: place and take.
+    pub fn ending(&self, partition: PartitionId, epoch: &Epoch) -> Vec<((RosterKey, ConnectionId), u64)> {
+        let book = self.lock();
+        let places = book.accounts.iter().flat_map(|(connection, account)| {
+            account.places.iter().map(move |(roster, place)| (roster, connection, account.take, place))
+        });
+        let ending = places.filter(|(.., place)| place.partition == partition && place.is_ending_in(epoch));
+        ending.map(|(roster, connection, take, _)| ((roster.clone(), connection.clone()), take)).collect()
+    }
+
+    /// Others have taken or ended what waited here for its end, and this instance was not told.
+    pub fn ended_elsewhere(&self, connection: &ConnectionId, roster: &RosterKey, take: u64, epoch: &Epoch) {
+        let mut book = self.lock();
+        let Some(account) = book.accounts.get(connection).filter(|account| account.take == take) else { return };
+        if !account.places.get(roster).is_some_and(|place| place.is_ending_in(epoch)) {
+            return;
+        }
+        match roster {
+            RosterKey::User(_) => self.give_up(&mut book, connection),
+            RosterKey::Channel(_) => self.close_place(&mut book, connection, roster, &Settlement::Lost),
         }
     }
 

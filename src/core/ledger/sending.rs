@@ -1,6 +1,6 @@
 //! The difference on its way: batches out, answers in.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 
 use tokio::{sync::oneshot, time::Instant};
 
@@ -11,6 +11,7 @@ use super::{
 };
 use crate::{
     domain::{
+        chance::Map,
         member::Reason,
         name::{ConnectionId, RosterKey},
         partition::Beat,
@@ -49,7 +50,7 @@ impl Ledger {
     /// what has come to be held here since, and not a leave, said again, of who has come back.
     pub(in crate::core::ledger) fn live_ask(
         lane: &mut Lane,
-        accounts: &HashMap<ConnectionId, Account>,
+        accounts: &Map<ConnectionId, Account>,
     ) -> Option<(Entry, Asker)> {
         while let Some((entry, asker)) = lane.asks.pop_front() {
             let is_held = || accounts.get(&entry.connection).is_some_and(|account| account.holds(&entry.roster));
@@ -228,7 +229,13 @@ impl Ledger {
         let mut book = self.lock();
         for sent in sent {
             match sent {
-                Sent::Place { connection, roster, .. } => self.queue(&mut book, &connection, &roster),
+                Sent::Place { connection, roster, .. } => {
+                    let account = book.accounts.get_mut(&connection);
+                    if let Some(place) = account.and_then(|account| account.places.get_mut(&roster)) {
+                        place.resent = true;
+                    }
+                    self.queue(&mut book, &connection, &roster);
+                }
                 Sent::Ask { roster, connection, may_hold: true, .. } => self.release(&mut book, &connection, &roster),
                 Sent::Ask { .. } => {}
             }
@@ -285,6 +292,14 @@ impl Ledger {
                 if is_user {
                     // The channels have waited for this.
                     self.queue_all(book, connection);
+                }
+            }
+            Outcome::Gone if place.is_new() && !is_user => {
+                // It was removed under this take before this was asked for. Who comes again comes with a new one.
+                account.take += 1;
+                let rosters: Vec<RosterKey> = account.places.keys().cloned().collect();
+                for roster in rosters {
+                    self.touch(book, connection, &roster);
                 }
             }
             Outcome::Gone => {

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use super::{Encoded, Frame, Lists, Snapshot, Wake, Whole, timing::Timing};
 use crate::{
     domain::{
+        chance,
         delta::Net,
         level::Level,
         member::{Occupancy, Present, Reason, Roll, Shown},
@@ -36,7 +37,7 @@ pub(super) const TICK_MOST: Duration = Duration::from_millis(100);
 const MARK: char = '~';
 
 pub(super) fn new_mark() -> String {
-    format!("{MARK}{:08x}", rand::random::<u32>())
+    format!("{MARK}{:08x}", chance::random::<u32>())
 }
 
 /// One level of a mirror.

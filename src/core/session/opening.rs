@@ -9,7 +9,7 @@ use super::{HelloError, Joined, ResumeClaim, Session, settled, to_json};
 use crate::{
     core::{
         error::Error,
-        ledger::{Content, Settlement},
+        ledger::{Content, Ledger, Settlement},
     },
     domain::{
         member::{Reason, Shown, Whereabouts},
@@ -65,19 +65,15 @@ impl Session {
                 return Ok(None);
             }
         };
+        let core = self.core.clone();
+        let mut claimed = Claimed { ledger: &core.ledger, place: Some((claim.connection.clone(), key.clone())) };
         let channels = Whereabouts::from_json(&row.private).channels;
         let keys: Vec<_> =
             channels.iter().map(|name| (RosterKey::Channel(name.clone()), claim.connection.clone())).collect();
-        let rows = match self.core.store.rows(&keys).await {
-            Ok(rows) => rows,
-            Err(error) => {
-                // The client keeps its token and tries again; until then the connection ends as it would have.
-                self.core.ledger.let_go(&claim.connection, &key);
-                return Err(error.into());
-            }
-        };
+        let rows = self.core.store.rows(&keys).await?;
         self.connection = claim.connection;
         self.owner = self.core.ledger.open(&self.connection, user, row.take, row.valid, Some(self.notices.clone()));
+        claimed.place = None;
         self.unconfirmed = true;
         let take = row.take;
         if self.notices.is_over() {
@@ -123,15 +119,13 @@ impl Session {
         let partition = self.core.store.partition_of(key);
         let mut standing = self.core.pulses[usize::from(partition)].subscribe();
         loop {
-            // Not looked at in the condition: what is borrowed there would be kept while it is asked.
-            let now = standing.borrow_and_update().as_ref().map(|held| held.beat.settling);
+            let now = standing.look().map(|held| held.beat.settling);
             if now.is_some() && self.is_confirmed(key, connection).await {
                 return;
             }
             // Where the user's partition is the one that settles, its end is heard at once.
             let was_settling = now.is_none_or(|settling| settling);
-            let is_settled =
-                standing.wait_for(|held| was_settling && held.as_ref().is_some_and(|held| !held.beat.settling));
+            let is_settled = standing.registered(|held| was_settling && !held.beat.settling);
             let _ = timeout(SETTLE_LOOK, is_settled).await;
         }
     }
@@ -159,6 +153,21 @@ impl Session {
         let keys: Vec<_> = unsettled.iter().map(|(_, channel)| (channel.clone(), connection.clone())).collect();
         let Ok(rows) = store.rows(&keys).await else { return false };
         unsettled.iter().zip(&rows).all(|((epoch, _), row)| is_there(row.as_ref(), epoch))
+    }
+}
+
+/// A row that was claimed, and for which nobody here answers yet. Where that comes to nothing, because the store is away or the client has given up,
+/// the client keeps its token and tries again; until then the connection ends as it would have.
+struct Claimed<'a> {
+    ledger: &'a Ledger,
+    place: Option<(ConnectionId, RosterKey)>,
+}
+
+impl Drop for Claimed<'_> {
+    fn drop(&mut self) {
+        if let Some((connection, roster)) = &self.place {
+            self.ledger.let_go(connection, roster);
+        }
     }
 }
 

@@ -90,8 +90,9 @@ impl Socket {
         let metrics = self.doors.core.metrics().clone();
         metrics.sockets.inc();
         let close = self.serve(receiver).await;
-        // An operation under way holds the session: it is heard out, within the time that operations are given.
-        if let Some(operation) = self.operation.take() {
+        // An operation under way holds the session: it is heard out, within the time that operations are given. Not so a hello: whoever gave it up may
+        // have come back elsewhere, and must not be overtaken by it.
+        if let Some(operation) = self.operation.take().filter(|_| self.connection.is_some()) {
             self.session = operation.await.session;
         }
         if let Some(session) = self.session.take() {
@@ -155,8 +156,9 @@ impl Socket {
                 marked = ear.heard() => self.outbox.mark(marked),
                 inbound = receiver.receive(), if reads => {
                     self.heard_at = Instant::now();
-                    // An operation may wait for the very proof that a pong brings.
-                    if self.operation.is_some() && !matches!(inbound, Inbound::Ping(_) | Inbound::Pong(_)) {
+                    // An operation may wait for the very proof that a pong brings; and nobody waits for one whose socket has ended.
+                    let waits = !matches!(inbound, Inbound::Ping(_) | Inbound::Pong(_) | Inbound::Close | Inbound::Gone);
+                    if self.operation.is_some() && waits {
                         self.held_back = Some(inbound);
                         continue;
                     }
@@ -268,7 +270,13 @@ impl Socket {
             Notice::Ended(Reason::Replaced) => Some(Close::Replaced),
             Notice::Ended(Reason::Kicked) => Some(Close::Kicked),
             Notice::Ended(_) => Some(Close::Restart),
-            Notice::Prove => (!self.sender.ping(PROOF)).then_some(Close::Gone),
+            Notice::Prove => {
+                // The epoch may settle only when the socket has answered or is given up, which must not wait for the next ping.
+                if self.pinged_at.is_none_or(|at| at < self.heard_at) {
+                    self.pinged_at = Some(Instant::now());
+                }
+                (!self.sender.ping(PROOF)).then_some(Close::Gone)
+            }
             Notice::Left(channel, reason) => {
                 if let Some(session) = &mut self.session {
                     session.forget(&channel);

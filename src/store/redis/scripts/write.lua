@@ -159,7 +159,9 @@ end
 local function absent(r, connection, take, reason)
   local row = row_of(r, connection)
   if not row then return answer(GONE) end
-  if take >= 0 and row.take > take then return answer(LOST) end
+  -- A take that was raised there without an answer may be one that somebody else has got.
+  local others = row.take == take and instance_of(row) ~= my_instance
+  if take >= 0 and (row.take > take or others) then return answer(LOST) end
   if take < 0 then overrule(my_instance, r, connection, reason) end
   remove(r, connection, reason)
   return done(row.take, r.number, row.changed, row.since)
