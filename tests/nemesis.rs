@@ -59,7 +59,7 @@ async fn run(seed: u64, seconds: u64) -> Summary {
     let end = tokio::time::Instant::now() + Duration::from_secs(seconds);
     let mut plagues = Vec::new();
     while tokio::time::Instant::now() < end {
-        let plague = Plague::any(&mut nemesis, plagues.last().copied());
+        let plague = Plague::any(&mut nemesis, plagues.last().copied(), world.may_forget());
         println!("{:>7} {plague:?}", world.now());
         plague.strike(&world, &mut nemesis).await;
         plagues.push(plague);

@@ -121,9 +121,9 @@ impl Ledger {
         self.lock().accounts.len()
     }
 
-    /// Whether this instance answers for the connection in that roster.
-    pub fn knows(&self, connection: &ConnectionId, roster: &RosterKey) -> bool {
-        self.lock().accounts.get(connection).is_some_and(|account| account.places.contains_key(roster))
+    /// Whether this instance holds the connection in that roster for a socket.
+    pub fn holds(&self, connection: &ConnectionId, roster: &RosterKey) -> bool {
+        self.lock().accounts.get(connection).is_some_and(|account| account.holds(roster))
     }
 
     /// Opens an account for a connection whose socket is here: new (take 1) or claimed. An account of an older take is dropped, its session told.

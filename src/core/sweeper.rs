@@ -190,11 +190,13 @@ impl Sweeper {
             }
         }
         for (roster, connection) in &held {
-            if !self.ledger.knows(connection, roster) {
+            if !self.ledger.holds(connection, roster) {
                 let entry = Entry { roster: roster.clone(), connection: connection.clone(), ask: Ask::Release };
                 let Some(answer) = self.ledger.ask(entry) else { break };
                 match timeout(Duration::from_secs(5), answer).await {
-                    Ok(Ok((outcome, _))) => tracing::info!(?outcome, "let go of a row that this instance did not know"),
+                    Ok(Ok((outcome, _))) => {
+                        tracing::info!(?outcome, "let go of a row that this instance does not hold")
+                    }
                     // It has come to be known meanwhile, or the batch failed: the next comparison sees.
                     Ok(Err(_)) => {}
                     // Nobody answers: sweeping must not wait for each of them.

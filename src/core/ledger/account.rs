@@ -110,6 +110,13 @@ pub(super) struct Account {
     pub(super) notices: Option<Arc<Notices>>,
 }
 
+impl Account {
+    /// Whether it is to be in that roster for a socket here.
+    pub(super) fn holds(&self, roster: &RosterKey) -> bool {
+        self.places.get(roster).is_some_and(|place| place.wanted == Wanted::Held)
+    }
+}
+
 pub(super) fn whereabouts(account: &Account) -> Whereabouts {
     let channels = account.places.keys().filter_map(|roster| match roster {
         RosterKey::Channel(channel) => Some(channel.clone()),

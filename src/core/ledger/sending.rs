@@ -31,16 +31,15 @@ pub(crate) enum Sent {
 
 impl Ledger {
     /// The next question that is still to be asked: not one whose asker gave up, so that it is not carried out after an outage, and not a release of
-    /// what has come to be known here since.
+    /// what has come to be held here since.
     pub(in crate::core::ledger) fn live_ask(
         lane: &mut Lane,
         accounts: &Map<ConnectionId, Account>,
     ) -> Option<(Entry, Asker)> {
         while let Some((entry, asker)) = lane.asks.pop_front() {
-            let is_known =
-                || accounts.get(&entry.connection).is_some_and(|account| account.places.contains_key(&entry.roster));
+            let is_held = || accounts.get(&entry.connection).is_some_and(|account| account.holds(&entry.roster));
             let is_void =
-                asker.as_ref().is_some_and(oneshot::Sender::is_closed) || (entry.ask == Ask::Release && is_known());
+                asker.as_ref().is_some_and(oneshot::Sender::is_closed) || (entry.ask == Ask::Release && is_held());
             if !is_void {
                 return Some((entry, asker));
             }

@@ -107,6 +107,10 @@ impl Scene {
         }
     }
 
+    fn answers_for(&self, roster: &RosterKey) -> bool {
+        self.ledger.lock().accounts.get(&self.connection).is_some_and(|account| account.places.contains_key(roster))
+    }
+
     async fn hears(&self) -> Option<Notice> {
         tokio::time::timeout(std::time::Duration::from_millis(1), self.notices.next()).await.ok()
     }
@@ -257,16 +261,6 @@ async fn a_reborn_instance_offers_a_connection_with_a_new_take_once_its_socket_h
 }
 
 #[tokio::test]
-async fn a_socket_that_breaks_before_it_has_spoken_to_a_reborn_instance_keeps_its_old_take() {
-    let mut scene = Scene::new();
-    scene.present(&[user()]);
-    scene.reset(REBIRTH, "e1");
-    scene.ledger.broke(&scene.connection, scene.owner);
-    let asked = scene.drain();
-    assert!(matches!(asked[0].ask, Ask::Present { fresh: false, take: 1, keep: Keep::Ending { .. }, .. }));
-}
-
-#[tokio::test]
 async fn whoever_says_hello_during_a_rebirth_needs_no_proof() {
     let mut scene = Scene::new();
     let hello = scene.hold(&user(), 15_000);
@@ -367,11 +361,11 @@ async fn what_somebody_else_ended_is_told_once_and_not_held_again() {
     // Under a living socket the lease ran out: the rebirth offers it again.
     overruled(&channel("a"), Reason::InstanceLost);
     assert_eq!(scene.hears().await, None);
-    assert!(scene.ledger.knows(&scene.connection, &channel("a")));
+    assert!(scene.answers_for(&channel("a")));
 
     overruled(&channel("a"), Reason::Kicked);
     assert!(matches!(scene.hears().await, Some(Notice::Left(_, Reason::Kicked))));
-    assert!(!scene.ledger.knows(&scene.connection, &channel("a")));
+    assert!(!scene.answers_for(&channel("a")));
 
     overruled(&user(), Reason::Kicked);
     assert_eq!(scene.hears().await, Some(Notice::Ended(Reason::Kicked)));
@@ -390,7 +384,7 @@ async fn an_older_take_overrules_nothing() {
     scene.ledger.prove(&scene.connection);
     scene.drain();
     scene.ledger.overruled(&scene.connection, &user(), 1, Reason::Kicked);
-    assert!(scene.ledger.knows(&scene.connection, &user()));
+    assert!(scene.answers_for(&user()));
 }
 
 fn lease(scene: &Scene, take: u64, beat: &Beat, is_renewal: bool) {
@@ -439,4 +433,109 @@ async fn what_the_stores_list_lacks_is_sent_again() {
     assert!(!scene.is_settled());
     assert_eq!(rosters(&scene.drain()), ["c:a"]);
     assert!(scene.is_settled());
+}
+
+fn ask_of<'a>(entries: &'a [Entry], roster: &RosterKey) -> &'a Ask {
+    &entries.iter().find(|entry| entry.roster == *roster).expect("it is asked for").ask
+}
+
+#[tokio::test]
+async fn who_comes_again_after_a_leave_that_nobody_answered_may_have_left_already() {
+    let mut scene = Scene::new();
+    scene.present(&[user(), channel("a")]);
+    drop(scene.ledger.leave(&scene.connection, &channel("a"), Reason::Left));
+    let (_, sent) = scene.ledger.batch(0, 100);
+    // Carried out or not: the link is lost before the answer.
+    scene.ledger.failed(sent);
+    scene.reset(NEW_LINK, "e1");
+    let joined = scene.hold(&channel("a"), 15_000);
+    let asked = scene.drain();
+    assert!(matches!(ask_of(&asked, &channel("a")), Ask::Present { fresh: true, keep: Keep::Held, .. }), "{asked:?}");
+    assert!(matches!(joined.await, Ok(Settlement::Done(_))));
+}
+
+#[tokio::test]
+async fn whoever_breaks_while_its_instance_is_lost_ends_with_a_new_take_and_is_not_made_again() {
+    // Before the instance has noticed, and when it has noticed but not asked the socket yet.
+    for before in [true, false] {
+        let mut scene = Scene::new();
+        scene.present(&[user(), channel("a")]);
+        let breaks = |scene: &Scene| scene.ledger.broke(&scene.connection, scene.owner);
+        if before {
+            breaks(&scene);
+            scene.reset(REBIRTH, "e1");
+        } else {
+            scene.reset(REBIRTH, "e1");
+            breaks(&scene);
+        }
+        let asked = scene.round();
+        for roster in [user(), channel("a")] {
+            let ask = ask_of(&asked, &roster);
+            let ends = matches!(ask, Ask::Present { take: 2, fresh: false, keep: Keep::Ending { .. }, .. });
+            assert!(ends, "before: {before}, {ask:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_had_ended_when_the_time_was_last_seen_does_not_begin_anew_in_a_new_epoch() {
+    let mut scene = Scene::new();
+    scene.present(&[user(), channel("a")]);
+    scene.ledger.broke(&scene.connection, scene.owner);
+    scene.drain();
+    scene.now += 14_999;
+    scene.reset(NEW_EPOCH, "e2");
+    let asked = scene.drain();
+    assert!(matches!(ask_of(&asked, &channel("a")), Ask::Present { keep: Keep::Ending { remaining_ms: 1 }, .. }));
+    scene.now += 1;
+    scene.reset(NEW_EPOCH, "e3");
+    assert_eq!(scene.drain(), []);
+    assert_eq!(scene.ledger.len(), 0);
+}
+
+#[tokio::test]
+async fn whom_others_took_or_ended_meanwhile_is_not_answered_for_any_more() {
+    let scene = Scene::new();
+    scene.present(&[user(), channel("a"), channel("b")]);
+    assert_eq!(scene.ledger.ending(0, &scene.epoch), [], "a socket is here");
+    scene.ledger.broke(&scene.connection, scene.owner);
+    scene.drain();
+    let mut ending: Vec<String> =
+        scene.ledger.ending(0, &scene.epoch).iter().map(|((roster, _), take)| format!("{roster} {take}")).collect();
+    ending.sort();
+    assert_eq!(ending, ["c:a 1", "c:b 1", "u:ann 1"]);
+    let ended = |roster: &RosterKey, take, epoch| {
+        scene.ledger.ended_elsewhere(&scene.connection, roster, take, &Epoch::new(epoch));
+    };
+    ended(&channel("a"), 1, "e0");
+    ended(&channel("a"), 0, "e1");
+    assert_eq!(scene.ledger.ending(0, &scene.epoch).len(), 3, "another epoch or take is none of this");
+    ended(&channel("a"), 1, "e1");
+    let asked = scene.drain();
+    let Ask::Present { body, .. } = ask_of(&asked, &user()) else { panic!("{asked:?}") };
+    assert!(!Whereabouts::from_json(&body.private).channels.contains("a"), "the user's row forgets it");
+    ended(&user(), 1, "e1");
+    assert_eq!(scene.ledger.len(), 0);
+}
+
+#[tokio::test]
+async fn who_comes_where_the_take_had_ended_comes_with_a_new_one_but_not_by_a_resend() {
+    let gone_at_first = |entry: &Entry| match &entry.ask {
+        Ask::Present { take: 1, .. } if entry.roster == channel("a") => Outcome::Gone,
+        _ => done(entry),
+    };
+    let mut scene = Scene::new();
+    scene.present(&[user()]);
+    let joined = scene.hold(&channel("a"), 15_000);
+    (0..5).for_each(|_| drop(scene.round_with(gone_at_first)));
+    assert!(matches!(joined.await, Ok(Settlement::Done(_))));
+    assert_eq!(scene.hears().await, None);
+
+    let joined = scene.hold(&channel("b"), 15_000);
+    let (_, sent) = scene.ledger.batch(0, 100);
+    scene.ledger.failed(sent);
+    scene.reset(NEW_LINK, "e1");
+    let gone = |entry: &Entry| if entry.roster == channel("b") { Outcome::Gone } else { done(entry) };
+    (0..5).for_each(|_| drop(scene.round_with(gone)));
+    assert_eq!(joined.await, Ok(Settlement::Lost), "it may have been there, and somebody has ended it");
 }
