@@ -126,7 +126,7 @@ async fn run(seed: u64, seconds: u64) -> Summary {
 #[tokio::test(flavor = "multi_thread")]
 async fn whatever_the_nemesis_does_watchers_are_told_what_truly_happened_and_nothing_else() {
     let seed = setting("ROLLCALL_SEED").unwrap_or_else(|| u64::from(rand::random::<u32>()));
-    run(seed, setting("ROLLCALL_NEMESIS_S").unwrap_or(60)).await;
+    run(seed, setting("ROLLCALL_NEMESIS_S").unwrap_or(55)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
