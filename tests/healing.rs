@@ -430,3 +430,48 @@ async fn an_instance_that_slept_longer_than_its_lease_takes_nothing_back() {
     pair.assert_only_left(before, &[]);
     pair.assert_no_panic();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dead_socket_holds_up_a_new_epoch_for_no_longer_than_its_pong_may_take() {
+    let mut redis = Redis::start().await;
+    let mut space = redis.space();
+    space.extend([
+        ("ROLLCALL__PRESENCE__SETTLE_MS", "1000".to_owned()),
+        ("ROLLCALL__PRESENCE__INSTANCE_RENEW_MS", RENEW.as_millis().to_string()),
+        ("ROLLCALL__PRESENCE__INSTANCE_LEASE_MS", LEASE.as_millis().to_string()),
+        ("ROLLCALL__PRESENCE__PONG_TIMEOUT_MS", "2000".to_owned()),
+    ]);
+    let instance = Instance::start(&space).await;
+    let ann = Client::hello_as(&instance.url(), "ann").await;
+    ann.join("room:1", json!({})).await.unwrap();
+    // Its pings go unanswered, which nobody knows before one is sent: with the default settings after 25 s.
+    ann.stall();
+    redis.stop().await;
+    sleep(LEASE + SECOND).await;
+    redis.start_again().await;
+    let rest = instance.rest();
+    eventually(10 * SECOND, async || rest.get("/readyz").await.body["status"] == "ready").await;
+    instance.assert_no_panic();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hello_whose_socket_has_ended_is_given_up() {
+    let mut redis = Redis::start().await;
+    let instance = Instance::start(&redis.space()).await;
+    let ann = Client::hello_as(&instance.url(), "ann").await;
+    redis.pause();
+    // It would wait for Redis for five seconds, and overtake its own client if that had come back elsewhere meanwhile.
+    let hello = json!({"id": 1, "op": "hello", "token": token("ann", json!({})), "resume": ann.resume_token()});
+    let again = Client::connect(&instance.url()).await;
+    again.send_text(hello.to_string()).await.unwrap();
+    let sockets = async || {
+        let metrics = instance.rest().get("/metrics").await.text;
+        let count = metrics.lines().find_map(|line| line.strip_prefix("rollcall_sockets ").map(str::to_owned));
+        count.expect("sockets are counted")
+    };
+    eventually(SECOND, async || sockets().await == "2").await;
+    again.drop_socket().await;
+    eventually(2 * SECOND, async || sockets().await == "1").await;
+    redis.resume();
+    instance.assert_no_panic();
+}

@@ -2,7 +2,11 @@
 
 use std::sync::atomic::Ordering;
 
-use super::{rigged::Rigged, *};
+use super::{
+    rigged::{Rigged, TERMS},
+    simulation::{Line, Log},
+    *,
+};
 use crate::{
     domain::{
         member::Reason,
@@ -13,7 +17,7 @@ use crate::{
         settings::{Limits, Presence},
         version::Epoch,
     },
-    store::memory::MemoryFeed,
+    store::memory::{Memory, MemoryFeed},
 };
 
 pub(super) fn settings() -> Settings {
@@ -310,4 +314,23 @@ async fn a_lease_that_was_refused_leaves_nobody_online() {
     *scene.store.dark.lock().unwrap() = None;
     tokio::time::sleep(Duration::from_secs(4)).await;
     assert!(!scene.is_online().await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_resume_that_is_given_up_at_any_moment_leaves_nobody_behind() {
+    let (memory, feed) = Memory::open(TERMS, "me", 30);
+    let line = Arc::new(Line::of("me", &Arc::new(Log::new())));
+    let scene = Scene::over((Rigged::over(memory, line), feed));
+    for soon in (5..145).step_by(7) {
+        let (session, welcome) = scene.joined().await;
+        session.end(None);
+        let claim = ResumeClaim { user: user(), connection: welcome.connection, take: welcome.take };
+        drop(tokio::time::timeout(Duration::from_millis(soon), scene.hello(Some(claim))).await);
+    }
+    // Before the first comparison of what is held with what is known.
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    for roster in [RosterKey::User(user()), RosterKey::Channel(channel())] {
+        let rows = scene.store.memory.read(&roster).await.unwrap().rows;
+        assert!(rows.is_empty(), "{roster}: {rows:#?}");
+    }
 }

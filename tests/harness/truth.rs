@@ -226,7 +226,7 @@ impl Truth {
             let left_at = |at: u64| told.iter().any(|one| !one.shown && one.at + 1_000 > at && one.at < at + 100);
             let comings = comings + self.forgot.iter().filter(|at| left_at(**at)).count();
             // Whoever begins to watch while things recover is shown what the store has, those included whose end it does not know yet.
-            let counts = |one: &&&Told| one.shown && !(one.whole && !quiet.between(one.at, one.at + 1));
+            let counts = |one: &&&Told| one.shown && (!one.whole || quiet.between(one.at, one.at + 1));
             let joins = told.iter().filter(counts).count();
             if joins > comings {
                 let at = told.iter().filter(counts).nth(comings).map_or(end, |one| one.at);

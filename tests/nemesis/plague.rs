@@ -7,7 +7,7 @@ use tokio::time::sleep;
 
 use super::{
     harness::Signal,
-    world::{GRACE, LEASE, PLACES, RECOVERY, RENEW, World},
+    world::{PLACES, RECOVERY, World},
 };
 
 /// One thing that is broken, and for how long, milliseconds.
@@ -54,8 +54,8 @@ pub enum Plague {
 }
 
 impl Plague {
-    /// Any of them, but none that the promises do not cover after `last`: an instance's death together with the memory's.
-    pub fn any(chance: &mut StdRng, last: Option<Self>) -> Self {
+    /// Any of them but the last one again. The memory is lost only where nobody is gone with an instance: both at once the promises do not cover.
+    pub fn any(chance: &mut StdRng, last: Option<Self>, may_forget: bool) -> Self {
         let place = chance.random_range(0..PLACES);
         // Of one instance alone, well within lease and grace.
         let ms = chance.random_range(200..3_000);
@@ -73,7 +73,9 @@ impl Plague {
                 10 => Self::FeedsKilled,
                 _ => Self::AllKilled,
             };
-            if last.is_none_or(|last| std::mem::discriminant(&last) != std::mem::discriminant(&plague)) {
+            let is_another = last.is_none_or(|last| std::mem::discriminant(&last) != std::mem::discriminant(&plague));
+            let forgets = matches!(plague, Self::Flushed | Self::Restarted { .. });
+            if is_another && (may_forget || !forgets) {
                 return plague;
             }
         }
@@ -100,7 +102,7 @@ impl Plague {
         let last = |ms: u64| sleep(Duration::from_millis(ms));
         let alone = |place: usize, since| world.alone_since.lock().unwrap()[place] = since;
         let mut recovery = RECOVERY;
-        let mut pause = chance.random_range(3_000..6_000);
+        let pause = chance.random_range(500..2_500);
         match self {
             Self::Killed { place, ms } => {
                 alone(place, Some(began));
@@ -111,8 +113,8 @@ impl Plague {
                 last(ms).await;
                 world.start(place).await;
                 alone(place, None);
-                // Who was there is gone for good, or elsewhere, before the memory may be lost.
-                last(GRACE + 2 * RENEW + LEASE + pause).await;
+                world.died();
+                last(RECOVERY + pause).await;
                 return;
             }
             Self::Stopped { place, ms } => {
@@ -167,7 +169,6 @@ impl Plague {
             Self::Flushed => {
                 world.redis.lock().await.command(&["FLUSHALL"]).await;
                 world.forgets();
-                pause += RECOVERY;
             }
             Self::Restarted { ms } => {
                 let mut redis = world.redis.lock().await;
@@ -175,7 +176,6 @@ impl Plague {
                 world.forgets();
                 last(ms).await;
                 redis.start_again().await;
-                pause += RECOVERY;
                 // Who does not answer is waited for before the epoch settles.
                 recovery += 2_500;
             }

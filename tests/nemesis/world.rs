@@ -26,7 +26,7 @@ pub const SETTLE: u64 = 1_000;
 /// How long telling may take on a busy machine while nothing is broken, milliseconds.
 pub const LAG: u64 = 2_500;
 /// After something was broken, until all is as if it had not been, milliseconds.
-pub const RECOVERY: u64 = 5_000;
+pub const RECOVERY: u64 = 4_000;
 
 pub struct Place {
     pub instance: Option<Instance>,
@@ -47,6 +47,7 @@ pub struct World {
     chance: Mutex<StdRng>,
     began: Instant,
     forgot: AtomicU64,
+    died: AtomicU64,
     is_calm: AtomicBool,
     is_over: AtomicBool,
 }
@@ -80,6 +81,7 @@ impl World {
             chance: Mutex::new(chance),
             began: Instant::now(),
             forgot: 0.into(),
+            died: 0.into(),
             is_calm: false.into(),
             is_over: false.into(),
         })
@@ -130,6 +132,17 @@ impl World {
     pub fn forgets(&self) {
         self.forgot.store(self.now(), Ordering::Relaxed);
         self.truth.lock().unwrap().forgot(self.now());
+    }
+
+    /// An instance has died.
+    pub fn died(&self) {
+        self.died.store(self.now(), Ordering::Relaxed);
+    }
+
+    /// Whether who was with the last one that died is gone for good, or elsewhere.
+    pub fn may_forget(&self) -> bool {
+        let died = self.died.load(Ordering::Relaxed);
+        died == 0 || self.now() > died + GRACE + 2 * RENEW + LEASE
     }
 
     pub fn forgot_since(&self, at: u64) -> bool {

@@ -258,16 +258,6 @@ async fn a_reborn_instance_offers_a_connection_with_a_new_take_once_its_socket_h
 }
 
 #[tokio::test]
-async fn a_socket_that_breaks_before_it_has_spoken_to_a_reborn_instance_keeps_its_old_take() {
-    let mut scene = Scene::new();
-    scene.present(&[user()]);
-    scene.reset(REBIRTH, "e1");
-    scene.ledger.broke(&scene.connection, scene.owner);
-    let asked = scene.drain();
-    assert!(matches!(asked[0].ask, Ask::Present { fresh: false, take: 1, keep: Keep::Ending { .. }, .. }));
-}
-
-#[tokio::test]
 async fn whoever_says_hello_during_a_rebirth_needs_no_proof() {
     let mut scene = Scene::new();
     let hello = scene.hold(&user(), 15_000);
@@ -514,6 +504,41 @@ async fn who_breaks_when_somebody_has_the_connection_already_is_held_in_no_chann
     assert_eq!(scene.ledger.len(), 0);
 }
 
+fn ask_of<'a>(entries: &'a [Entry], roster: &RosterKey) -> &'a Ask {
+    &entries.iter().find(|entry| entry.roster == *roster).expect("it is asked for").ask
+}
+
+#[tokio::test]
+async fn who_comes_again_after_a_leave_that_nobody_answered_may_have_left_already() {
+    let mut scene = Scene::new();
+    scene.present(&[user(), channel("a")]);
+    drop(scene.ledger.leave(&scene.connection, &channel("a"), Reason::Left));
+    let (_, sent) = scene.ledger.batch(0, 100);
+    // Carried out or not: the link is lost before the answer.
+    scene.ledger.failed(sent);
+    scene.reset(NEW_LINK, "e1");
+    let joined = scene.hold(&channel("a"), 15_000);
+    let asked = scene.drain();
+    assert!(matches!(ask_of(&asked, &channel("a")), Ask::Present { fresh: true, keep: Keep::Held, .. }), "{asked:?}");
+    assert!(matches!(joined.await, Ok(Settlement::Done(_))));
+}
+
+#[tokio::test]
+async fn what_had_ended_when_the_time_was_last_seen_does_not_begin_anew_in_a_new_epoch() {
+    let mut scene = Scene::new();
+    scene.present(&[user(), channel("a")]);
+    scene.ledger.broke(&scene.connection, scene.owner);
+    scene.drain();
+    scene.now += 14_999;
+    scene.reset(NEW_EPOCH, "e2");
+    let asked = scene.drain();
+    assert!(matches!(ask_of(&asked, &channel("a")), Ask::Present { keep: Keep::Ending { remaining_ms: 1 }, .. }));
+    scene.now += 1;
+    scene.reset(NEW_EPOCH, "e3");
+    assert_eq!(scene.drain(), []);
+    assert_eq!(scene.ledger.len(), 0);
+}
+
 #[tokio::test]
 async fn a_join_that_was_on_its_way_when_its_client_came_back_is_let_go_of() {
     let scene = Scene::over(true);
@@ -530,4 +555,51 @@ async fn a_join_that_was_on_its_way_when_its_client_came_back_is_let_go_of() {
     scene.ledger.answered(&scene.beat(), sent, entries.iter().map(done).collect());
     let asked = scene.drain();
     assert!(asked.iter().any(|entry| entry.roster == channel("a") && entry.ask == Ask::Release), "{asked:?}");
+}
+
+#[tokio::test]
+async fn whom_others_took_or_ended_meanwhile_is_not_answered_for_any_more() {
+    let scene = Scene::new();
+    scene.present(&[user(), channel("a"), channel("b")]);
+    assert_eq!(scene.ledger.ending(0, &scene.epoch), [], "a socket is here");
+    scene.ledger.broke(&scene.connection, scene.owner);
+    scene.drain();
+    let mut ending: Vec<String> =
+        scene.ledger.ending(0, &scene.epoch).iter().map(|((roster, _), take)| format!("{roster} {take}")).collect();
+    ending.sort();
+    assert_eq!(ending, ["c:a 1", "c:b 1", "u:ann 1"]);
+    let ended = |roster: &RosterKey, take, epoch| {
+        scene.ledger.ended_elsewhere(&scene.connection, roster, take, &Epoch::new(epoch));
+    };
+    ended(&channel("a"), 1, "e0");
+    ended(&channel("a"), 0, "e1");
+    assert_eq!(scene.ledger.ending(0, &scene.epoch).len(), 3, "another epoch or take is none of this");
+    ended(&channel("a"), 1, "e1");
+    let asked = scene.drain();
+    let Ask::Present { body, .. } = ask_of(&asked, &user()) else { panic!("{asked:?}") };
+    assert!(!Whereabouts::from_json(&body.private).channels.contains("a"), "the user's row forgets it");
+    ended(&user(), 1, "e1");
+    assert_eq!(scene.ledger.len(), 0);
+}
+
+#[tokio::test]
+async fn who_comes_where_the_take_had_ended_comes_with_a_new_one_but_not_by_a_resend() {
+    let gone_at_first = |entry: &Entry| match &entry.ask {
+        Ask::Present { take: 1, .. } if entry.roster == channel("a") => Outcome::Gone,
+        _ => done(entry),
+    };
+    let mut scene = Scene::new();
+    scene.present(&[user()]);
+    let joined = scene.hold(&channel("a"), 15_000);
+    (0..5).for_each(|_| drop(scene.round_with(gone_at_first)));
+    assert!(matches!(joined.await, Ok(Settlement::Done(_))));
+    assert_eq!(scene.hears().await, None);
+
+    let joined = scene.hold(&channel("b"), 15_000);
+    let (_, sent) = scene.ledger.batch(0, 100);
+    scene.ledger.failed(sent);
+    scene.reset(NEW_LINK, "e1");
+    let gone = |entry: &Entry| if entry.roster == channel("b") { Outcome::Gone } else { done(entry) };
+    (0..5).for_each(|_| drop(scene.round_with(gone)));
+    assert_eq!(joined.await, Ok(Settlement::Lost), "it may have been there, and somebody has ended it");
 }

@@ -58,22 +58,23 @@ impl Session {
         }
         let ask = Ask::Claim { token_take: claim.take };
         let entry = Entry { roster: key.clone(), connection: claim.connection.clone(), ask };
+        let core = self.core.clone();
+        let mut claiming = Claiming { ledger: &core.ledger, place: Some((claim.connection.clone(), key.clone())) };
         let row = match self.core.ask(entry).await? {
             (Outcome::Claimed { row }, _) => *row,
             _ => {
+                claiming.place = None;
                 self.core.metrics.resumes_missed.inc();
                 return Ok(None);
             }
         };
-        let core = self.core.clone();
-        let mut claimed = Claimed { ledger: &core.ledger, place: Some((claim.connection.clone(), key.clone())) };
         let channels = Whereabouts::from_json(&row.private).channels;
         let keys: Vec<_> =
             channels.iter().map(|name| (RosterKey::Channel(name.clone()), claim.connection.clone())).collect();
         let rows = self.core.store.rows(&keys).await?;
         self.connection = claim.connection;
         self.owner = self.core.ledger.open(&self.connection, user, row.take, row.valid, Some(self.notices.clone()));
-        claimed.place = None;
+        claiming.place = None;
         self.unconfirmed = true;
         let take = row.take;
         if self.notices.is_over() {
@@ -156,14 +157,14 @@ impl Session {
     }
 }
 
-/// A row that was claimed, and for which nobody here answers yet. Where that comes to nothing, because the store is away or the client has given up,
-/// the client keeps its token and tries again; until then the connection ends as it would have.
-struct Claimed<'a> {
+/// A row is being claimed, and nobody here answers for it yet. Where that comes to nothing, because the store is away or the client has given up, the
+/// client keeps its token and tries again; until then the connection ends as it would have.
+struct Claiming<'a> {
     ledger: &'a Ledger,
     place: Option<(ConnectionId, RosterKey)>,
 }
 
-impl Drop for Claimed<'_> {
+impl Drop for Claiming<'_> {
     fn drop(&mut self) {
         if let Some((connection, roster)) = &self.place {
             self.ledger.let_go(connection, roster);

@@ -21,6 +21,7 @@ use tokio::time::sleep;
 
 pub(crate) use self::{
     line::{Line, Way},
+    log::Log,
     nemesis::Fault,
 };
 use self::{

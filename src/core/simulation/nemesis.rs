@@ -132,10 +132,8 @@ impl Fault {
                 last(silent_ms).await;
                 instances[place].kill();
                 let killed = world.log.now();
-                let mut truth = world.truth.lock().unwrap();
-                truth.noise(began, killed + 500);
-                truth.excuse(began, killed + 30_000);
-                drop(truth);
+                world.truth.lock().unwrap().noise(began, killed + 500);
+                world.truth.lock().unwrap().excuse(began, killed + 30_000);
                 last(ms).await;
                 world.replace(place);
                 last(self.pause() + chance.random_range(0..20_000)).await;
