@@ -136,6 +136,9 @@ impl Heart {
             self.metrics.epochs.inc();
             tracing::info!(epoch = %beat.epoch, partition = self.partition, settling, "registered in an epoch");
         }
+        if !settling {
+            self.ledger.settled(self.partition);
+        }
         memory.link = link;
         memory.known = Some(beat.epoch.clone());
         memory.renewed_at = Instant::now();

@@ -28,27 +28,37 @@ struct Departure {
 
 /// The leaves of one partition.
 #[derive(Debug, Default)]
-pub(super) struct Departed(VecDeque<Departure>);
+pub(super) struct Departed {
+    recent: VecDeque<Departure>,
+    /// Those of epochs before that of now, to be said again.
+    before: VecDeque<Departure>,
+}
 
 impl Departed {
     /// The store has acknowledged a leave.
     pub(super) fn note(&mut self, beat: &Beat, roster: RosterKey, connection: ConnectionId, take: u64, reason: Reason) {
         let is_old = |departure: &Departure| departure.epoch != beat.epoch || departure.at + REMEMBERED_MS < beat.now;
-        while self.0.len() >= MOST || self.0.front().is_some_and(is_old) {
-            self.0.pop_front();
+        while self.recent.len() >= MOST || self.recent.front().is_some_and(is_old) {
+            self.recent.pop_front();
         }
-        self.0.push_back(Departure { roster, connection, take, reason, epoch: beat.epoch.clone(), at: beat.now });
+        self.recent.push_back(Departure { roster, connection, take, reason, epoch: beat.epoch.clone(), at: beat.now });
     }
 
-    /// A new epoch has begun: what is to be said again of the one before, whose latest time was `now`.
-    pub(super) fn again(&mut self, epoch: &Epoch, now: u64) -> Vec<Entry> {
-        let departed = std::mem::take(&mut self.0);
-        let recent = departed.into_iter().filter(|one| one.epoch == *epoch && one.at + REMEMBERED_MS >= now);
+    /// A new epoch has begun, after one whose latest time was `now`.
+    pub(super) fn remember(&mut self, epoch: &Epoch, now: u64) {
+        self.recent.retain(|one| one.epoch == *epoch && one.at + REMEMBERED_MS >= now);
+        self.before.append(&mut self.recent);
+        let most = self.before.len().saturating_sub(MOST);
+        self.before.drain(..most);
+    }
+
+    /// What is to be said again, once.
+    pub(super) fn again(&mut self) -> Vec<Entry> {
         let entry = |Departure { roster, connection, take, reason, .. }| Entry {
             roster,
             connection,
             ask: Ask::Absent { take: Some(take), reason },
         };
-        recent.map(entry).collect()
+        self.before.drain(..).map(entry).collect()
     }
 }

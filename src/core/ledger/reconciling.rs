@@ -70,8 +70,7 @@ impl Ledger {
         let lane = &mut lanes[usize::from(partition)];
         lane.era += 1;
         if let Some((epoch, now)) = last.filter(|_| reset.epoch) {
-            let room = ASKS.saturating_sub(lane.asks.len());
-            lane.asks.extend(lane.departed.again(epoch, now).into_iter().take(room).map(|entry| (entry, None)));
+            lane.departed.remember(epoch, now);
         }
         for (connection, account) in accounts {
             let mut reborn = false;
@@ -116,6 +115,20 @@ impl Ledger {
         }
         drop(book);
         self.wake[usize::from(partition)].notify_one();
+    }
+
+    /// The epoch has settled: of who left before it began what an older copy of the store still shows is taken away. Not sooner, for until then whoever
+    /// has come back elsewhere may be shown by just that copy.
+    pub fn settled(&self, partition: PartitionId) {
+        let mut book = self.lock();
+        let lane = &mut book.lanes[usize::from(partition)];
+        let room = ASKS.saturating_sub(lane.asks.len());
+        let mut again = lane.departed.again();
+        if !again.is_empty() {
+            again.truncate(room);
+            lane.asks.extend(again.into_iter().map(|entry| (entry, None)));
+            self.wake[usize::from(partition)].notify_one();
+        }
     }
 
     /// This instance has registered in an epoch.
