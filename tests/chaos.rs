@@ -3,3 +3,7 @@
 //! What runs within seconds is part of `make test`. The rest is marked `ignore` and runs with `make chaos`, which also writes `docs/failures.md`.
 
 mod harness;
+
+#[cfg(target_os = "linux")]
+#[path = "chaos/clocks.rs"]
+mod clocks;

@@ -15,6 +15,7 @@
 
 mod child;
 mod client;
+mod clock;
 mod instance;
 mod nginx;
 mod proxy;
@@ -26,6 +27,7 @@ mod view;
 
 pub use child::Signal;
 pub use client::{Client, Closed, OpError, Received};
+pub use clock::HostClock;
 pub use instance::Instance;
 pub use nginx::Nginx;
 pub use proxy::Proxy;

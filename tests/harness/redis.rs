@@ -20,6 +20,7 @@ pub struct Redis {
     child: Option<Owned>,
     port: u16,
     arguments: Vec<String>,
+    environment: Vec<(&'static str, String)>,
     directory: tempfile::TempDir,
 }
 
@@ -31,10 +32,16 @@ impl Redis {
 
     /// The same with more arguments, such as `["--appendonly", "yes"]`; later ones win.
     pub async fn start_with(arguments: &[&str]) -> Self {
+        Self::start_in(&[], arguments).await
+    }
+
+    /// The same in an environment, such as that of a [`super::HostClock`].
+    pub async fn start_in(environment: &[(&'static str, String)], arguments: &[&str]) -> Self {
         let mut redis = Self {
             child: None,
             port: 0,
             arguments: arguments.iter().map(|&argument| argument.to_owned()).collect(),
+            environment: environment.to_vec(),
             directory: tempfile::tempdir().expect("a temporary directory can be made"),
         };
         // Somebody may take the port between our look and the server's bind.
@@ -54,7 +61,8 @@ impl Redis {
             .args(["--bind", "127.0.0.1", "--daemonize", "no", "--save", "", "--appendonly", "no"])
             .args(["--maxmemory-policy", "noeviction", "--port", &self.port.to_string(), "--dir"])
             .arg(self.directory.path())
-            .args(&self.arguments);
+            .args(&self.arguments)
+            .envs(self.environment.iter().map(|(name, value)| (name, value)));
         let child = self.child.insert(Owned::spawn(&mut command, MISSING));
         child.comes_up(|| Self::answers(self.port)).await
     }
