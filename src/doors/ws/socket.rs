@@ -290,7 +290,8 @@ impl Socket {
             }
             Inbound::Ping(_) => Ok(()),
             Inbound::Pong(payload) => {
-                if payload == PROOF
+                if !self.sender.has_read(&payload)
+                    && payload == PROOF
                     && let Some(connection) = &self.connection
                 {
                     self.doors.core.prove(connection);
