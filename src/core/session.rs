@@ -163,6 +163,16 @@ impl Watch {
     pub fn deliver(&mut self) -> Option<Delivery> {
         self.mirror.next(&mut self.cursor)
     }
+
+    /// Gives up the snapshot with which the watch began, if its reader is too slow for it: what follows on it will not be kept until it is read. Then the
+    /// whole is delivered again. Returns whether it did.
+    pub fn gives_up(&mut self) -> bool {
+        let late = self.mirror.is_late(&self.cursor);
+        if late {
+            self.mirror.give_up(&mut self.cursor);
+        }
+        late
+    }
 }
 
 impl std::fmt::Debug for Watch {
