@@ -7,3 +7,5 @@ mod harness;
 #[cfg(target_os = "linux")]
 #[path = "chaos/clocks.rs"]
 mod clocks;
+#[path = "chaos/slow.rs"]
+mod slow;

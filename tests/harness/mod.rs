@@ -22,6 +22,7 @@ mod proxy;
 mod redis;
 mod report;
 mod rest;
+mod throttle;
 pub mod token;
 mod view;
 
@@ -34,6 +35,7 @@ pub use proxy::Proxy;
 pub use redis::{Redis, Space};
 pub use report::Row;
 pub use rest::{Answer, Rest, raw_http, segment};
+pub use throttle::Throttle;
 pub use token::{API_KEY, HS256_SECRET, KeyPair, api_key_setting, everything, mint, token, unsigned};
 pub use view::{Level, View, WatchRecord};
 
