@@ -27,8 +27,10 @@ use crate::{
 
 /// The version of this program.
 const VERSION: &str = env!("CARGO_PKG_VERSION");
-/// The kernel keeps this much for a socket whose reader is slow; what is more waits in the mirrors, once for all.
-const SEND_BUFFER: usize = 64 * 1024;
+/// For a socket whose reader is slow the kernel keeps twice this, its own bookkeeping included; what is more waits in the mirrors, once for all.
+const SEND_BUFFER: usize = 32 * 1024;
+/// The library takes no more for a socket while so much waits to be written to it.
+const WRITE_BUFFER: usize = 8 * 1024;
 /// Sockets that wait to be accepted.
 const BACKLOG: i32 = 2048;
 /// For requests that are still being answered when the sockets have gone.
@@ -82,7 +84,7 @@ impl Application {
             draining,
         });
 
-        let listener = listen(settings.server.listen, settings.server.slow_close_ms)?;
+        let listener = listen(settings.server.listen)?;
         let address = listener.local_addr()?;
         let main = {
             let doors = doors.clone();
@@ -97,6 +99,7 @@ impl Application {
                     .configure(rest::routes)
             })
             .max_connections(settings.server.max_connections)
+            .h1_write_buffer_size(WRITE_BUFFER)
             .shutdown_timeout(LAST_REQUESTS_S)
             .disable_signals()
         };
@@ -107,7 +110,7 @@ impl Application {
         };
         let mut servers = vec![spawn(main.run())];
         if let Some(ops_listen) = settings.server.ops_listen {
-            let listener = listen(ops_listen, settings.server.slow_close_ms)?;
+            let listener = listen(ops_listen)?;
             tracing::info!(address = %listener.local_addr()?, "operations are answered here");
             let ops = HttpServer::new(move || {
                 App::new().app_data(doors.clone()).wrap(from_fn(request::observe)).configure(ops::open_routes)
@@ -196,18 +199,14 @@ async fn store(settings: &Settings, instance: &str) -> Result<(Arc<dyn Store>, A
     Ok((redis, feed))
 }
 
-fn listen(address: SocketAddr, slow_close_ms: u64) -> std::io::Result<TcpListener> {
+fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
     use socket2::{Domain, Protocol, Socket, Type};
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
     // Sockets inherit these from the listener.
     socket.set_send_buffer_size(SEND_BUFFER)?;
     socket.set_tcp_nodelay(true)?;
-    // A peer that takes nothing is given up by the kernel too, should its last frames be stuck when we have closed.
-    #[cfg(target_os = "linux")]
-    socket.set_tcp_user_timeout(Some(Duration::from_millis(slow_close_ms.saturating_add(10_000))))?;
-    #[cfg(not(target_os = "linux"))]
-    let _ = slow_close_ms;
+    // No TCP_USER_TIMEOUT: the kernel counts it from when the peer's window was too small for all that waits, and goes on counting while the peer reads.
     socket.set_nonblocking(true)?;
     let error =
         |error: std::io::Error| std::io::Error::new(error.kind(), format!("cannot listen on {address}: {error}"));

@@ -6,6 +6,9 @@ mod harness;
 
 #[path = "chaos/audit.rs"]
 mod audit;
+#[cfg(target_os = "linux")]
+#[path = "chaos/clocks.rs"]
+mod clocks;
 #[path = "chaos/cluster.rs"]
 mod cluster;
 #[path = "chaos/crash.rs"]
@@ -22,5 +25,7 @@ mod load;
 mod outage;
 #[path = "chaos/rolling.rs"]
 mod rolling;
+#[path = "chaos/slow.rs"]
+mod slow;
 #[path = "chaos/stage.rs"]
 mod stage;

@@ -1,5 +1,6 @@
 //! A mirror: the state of one roster at a version, kept for those here who watch it.
 
+mod copies;
 mod frames;
 mod state;
 mod timing;
@@ -14,7 +15,7 @@ use std::{
 
 use tokio::{sync::Notify, time::Instant};
 
-pub use self::frames::{Cause, Delivery, Encoded, Frame, Lists, Snapshot, Whole};
+pub use self::frames::{Cause, Copy, Delivery, Encoded, Frame, Lists, Snapshot, Whole};
 pub(crate) use self::state::present;
 use self::state::{State, new_mark, reasons};
 use crate::{
@@ -47,6 +48,8 @@ enum At {
     Start { least: Option<Version>, since: Option<Version>, asked: Option<u64> },
     /// Has everything up to this frame.
     Next(u64),
+    /// Has given up what it began with, on which this frame follows, and wants a copy.
+    Late(u64),
 }
 
 impl Cursor {
@@ -98,6 +101,7 @@ impl Mirror {
             somebody_waits: false,
             expected: None,
             timing: Default::default(),
+            copy_at: None,
             wakes: Vec::new(),
         };
         Self {
@@ -169,20 +173,19 @@ impl Mirror {
         match &mut cursor.at {
             At::Next(at) if *at == next => None,
             At::Next(at) => {
+                let at = *at;
                 let track = &state.tracks[level as usize];
                 let behind = at.checked_sub(track.first).and_then(|behind| usize::try_from(behind).ok());
                 if let Some(frame) = behind.and_then(|behind| track.ring.get(behind)) {
-                    *at += 1;
+                    cursor.at = At::Next(at + 1);
                     return Some(Delivery::Frame(frame.clone()));
                 }
-                // Fallen out of the ring. The copy is that of a tick's end: if one is due, that comes first.
-                self.flush_or_wait(&mut state);
-                if !state.net.is_empty() {
-                    state.somebody_waits = true;
-                    return None;
-                }
-                *at = state.tracks[level as usize].next();
-                Some(Delivery::Snapshot(state.snapshot(level), Some(Cause::Slow)))
+                // Fallen out of the ring.
+                self.copy_after(&mut state, cursor, at)
+            }
+            At::Late(at) => {
+                let at = *at;
+                self.copy_after(&mut state, cursor, at)
             }
             At::Start { least, since, asked } => {
                 let version = state.version.clone()?;
@@ -202,6 +205,12 @@ impl Mirror {
                     state.somebody_waits = true;
                     self.errands.notify_one();
                     return None;
+                }
+                if since.is_none()
+                    && let Some((snapshot, next)) = state.tracks[level as usize].begun(least.as_ref())
+                {
+                    cursor.at = At::Next(next);
+                    return Some(Delivery::Snapshot(snapshot));
                 }
                 self.flush_or_wait(&mut state);
                 if !state.net.is_empty() {
@@ -231,10 +240,38 @@ impl Mirror {
                 }
                 Some(match frame {
                     Some(frame) => Delivery::Frame(Arc::new(frame)),
-                    None => Delivery::Snapshot(state.snapshot(level), None),
+                    None => Delivery::Snapshot(state.begin(level)),
                 })
             }
         }
+    }
+
+    /// Whether a watcher who still reads what it began with is too slow for it: what follows on it will not be kept until then.
+    pub fn is_late(&self, cursor: &Cursor) -> bool {
+        let At::Next(at) = cursor.at else { return false };
+        self.lock().tracks[cursor.level as usize].is_late(at)
+    }
+
+    /// A copy instead of what follows, for somebody who was [late](Mirror::is_late).
+    pub fn give_up(&self, cursor: &mut Cursor) {
+        if let At::Next(at) = cursor.at {
+            cursor.at = At::Late(at);
+        }
+    }
+
+    fn copy_after(&self, state: &mut State, cursor: &mut Cursor, at: u64) -> Option<Delivery> {
+        // The copy is that of a tick's end: if one is due, that comes first.
+        self.flush_or_wait(state);
+        if !state.net.is_empty() {
+            state.somebody_waits = true;
+            return None;
+        }
+        let Some((copy, next)) = state.copy_after(cursor.level, at, Instant::now()) else {
+            self.errands.notify_one();
+            return None;
+        };
+        cursor.at = At::Next(next);
+        Some(Delivery::Copy(copy))
     }
 
     /// The feed told of changes.
@@ -375,7 +412,11 @@ impl Mirror {
                 self.want_reading();
             }
         }
-        flush_at.into_iter().chain(state.expected.as_ref().map(|(at, _)| *at)).min()
+        if state.copy_at.is_some_and(|at| at <= Instant::now()) {
+            state.copy_at = None;
+            self.wake(&state);
+        }
+        flush_at.into_iter().chain(state.expected.as_ref().map(|(at, _)| *at)).chain(state.copy_at).min()
     }
 
     /// The first change at once, later ones with the next tick.

@@ -30,7 +30,7 @@ use tokio::{
 
 pub use self::{
     error::{Code, Error},
-    mirror::{Cause, Delivery, Encoded, Frame, Lists, Mirror, Snapshot, Wake, Whole},
+    mirror::{Cause, Copy, Delivery, Encoded, Frame, Lists, Mirror, Snapshot, Wake, Whole},
     notices::{Notice, Notices},
     queries::{Count, Device, Listing, UserInfo},
     session::{Command, Hello, HelloError, Reply, ResumeClaim, Session, Watch, Welcome},

@@ -5,7 +5,10 @@ mod opening;
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use serde_json::{Map, Value, value::RawValue};
-use tokio::{sync::oneshot, time::timeout};
+use tokio::{
+    sync::oneshot,
+    time::{Instant, timeout},
+};
 
 use super::{
     Core,
@@ -161,6 +164,16 @@ impl Watch {
     pub fn deliver(&mut self) -> Option<Delivery> {
         self.mirror.next(&mut self.cursor)
     }
+
+    /// Gives up the snapshot with which the watch began, if its reader is too slow for it: what follows on it will not be kept until it is read. Then the
+    /// whole is delivered again. Returns whether it did.
+    pub fn gives_up(&mut self) -> bool {
+        let late = self.mirror.is_late(&self.cursor);
+        if late {
+            self.mirror.give_up(&mut self.cursor);
+        }
+        late
+    }
 }
 
 impl std::fmt::Debug for Watch {
@@ -190,6 +203,7 @@ pub struct Session {
     user: Option<UserName>,
     owner: u64,
     principal: Principal,
+    ends_at: Instant,
     device: Option<Arc<str>>,
     channels: BTreeMap<ChannelName, Joined>,
     notices: Arc<Notices>,
@@ -209,6 +223,7 @@ impl Session {
             connection: ConnectionId::from_bytes(chance::random()),
             user: principal.user.clone().filter(|_| present),
             owner: 0,
+            ends_at: end_of(&principal),
             principal,
             device,
             channels: BTreeMap::new(),
@@ -243,9 +258,9 @@ impl Session {
         &self.connection
     }
 
-    /// When the token ends, unix milliseconds.
-    pub fn expires_at_ms(&self) -> u64 {
-        self.principal.expires_at_ms
+    /// When the token ends. Counted from the moment at which it was shown: no clock that jumps later ends a session.
+    pub fn ends_at(&self) -> Instant {
+        self.ends_at
     }
 
     /// The shortest grace of the channels it is in, or that of the connection, milliseconds.
@@ -459,6 +474,7 @@ impl Session {
         if principal.user != self.principal.user {
             return Err(Error::new(Code::Conflict, "the fresh token names another user; say hello on a new socket"));
         }
+        self.ends_at = end_of(&principal);
         self.principal = principal;
         self.show_info();
         Ok(())
@@ -517,6 +533,11 @@ impl Drop for Session {
     fn drop(&mut self) {
         self.finish(None);
     }
+}
+
+/// When the life that a token has left will be over. Others have dated it by wall time, so that is asked, this once.
+fn end_of(principal: &Principal) -> Instant {
+    Instant::now() + Duration::from_millis(principal.expires_at_ms.saturating_sub(wall_now_ms()))
 }
 
 /// Waits for the store's word; none when it takes too long.

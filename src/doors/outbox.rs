@@ -4,6 +4,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque},
     rc::Rc,
+    sync::Arc,
 };
 
 use bytes::Bytes;
@@ -13,7 +14,7 @@ use super::{
     ws::wire,
 };
 use crate::{
-    core::{Delivery, Watch},
+    core::{Cause, Copy, Delivery, Watch},
     domain::{level::Level, name::ChannelName},
     metrics::{Because, Metrics},
 };
@@ -25,14 +26,36 @@ pub struct Outbox {
     ear: Rc<Ear>,
     /// Answers to operations; bounded, for the socket asks for no further operation while one waits here.
     replies: VecDeque<Bytes>,
-    /// The pages of one snapshot that are still to come, shared with everybody who gets the same.
-    pages: VecDeque<Bytes>,
-    paging: Option<ChannelName>,
+    /// The snapshot of which pages are still to come.
+    paging: Option<(ChannelName, Pages)>,
     watches: BTreeMap<ChannelName, Watch>,
     channels: HashMap<u64, ChannelName>,
     dirty: BTreeSet<ChannelName>,
     /// Whose frame was the last: the next one's turn follows, so that a busy channel does not starve others on a slow socket.
     last: Option<ChannelName>,
+}
+
+/// The pages of one snapshot that are still to come.
+enum Pages {
+    /// That with which a watch begins. Shared with whoever begins at the same moment, and given up when it takes too long: then a copy follows.
+    First(VecDeque<Bytes>),
+    /// A copy that all who read slowly share, and how many pages of it have been sent.
+    Copy(Arc<Copy>, usize),
+}
+
+impl Pages {
+    /// The next page, and whether others follow. A copy's pages were made before its first was sent.
+    fn next(&mut self) -> Option<(Bytes, bool)> {
+        match self {
+            Self::First(pages) => pages.pop_front().map(|page| (page, !pages.is_empty())),
+            Self::Copy(copy, sent) => {
+                let pages = copy.pages(|_| Vec::new());
+                let page = pages.get(*sent)?.clone();
+                *sent += 1;
+                Some((page, *sent < pages.len()))
+            }
+        }
+    }
 }
 
 impl Outbox {
@@ -44,7 +67,6 @@ impl Outbox {
             hub,
             ear: Rc::default(),
             replies: VecDeque::new(),
-            pages: VecDeque::new(),
             paging: None,
             watches: BTreeMap::new(),
             channels: HashMap::new(),
@@ -66,6 +88,17 @@ impl Outbox {
     /// Mirrors have something new.
     pub fn mark(&mut self, mirrors: HashSet<u64>) {
         self.dirty.extend(mirrors.iter().filter_map(|mirror| self.channels.get(mirror)).cloned());
+        self.give_up_first();
+    }
+
+    /// What a watch began with is given up while its pages are still being read, when nothing follows on it any more. Only copies are kept for so long.
+    fn give_up_first(&mut self) {
+        if let Some((channel, Pages::First(_))) = &self.paging
+            && self.watches.get_mut(channel).is_some_and(Watch::gives_up)
+        {
+            self.dirty.insert(channel.clone());
+            self.paging = None;
+        }
     }
 
     /// An answer to an operation, or an event for this socket alone.
@@ -80,7 +113,7 @@ impl Outbox {
 
     /// Whether anything waits, as far as is known.
     pub fn is_empty(&self) -> bool {
-        self.replies.is_empty() && self.pages.is_empty() && self.dirty.is_empty()
+        self.replies.is_empty() && self.paging.is_none() && self.dirty.is_empty()
     }
 
     /// The level at which a channel is watched.
@@ -109,10 +142,7 @@ impl Outbox {
         self.hub.unlisten(watch.mirror_id(), self.seat);
         self.channels.remove(&watch.mirror_id());
         self.dirty.remove(channel);
-        if self.paging.as_ref() == Some(channel) {
-            self.paging = None;
-            self.pages.clear();
-        }
+        self.paging.take_if(|(paging, _)| paging == channel);
         true
     }
 
@@ -121,10 +151,10 @@ impl Outbox {
         if let Some(reply) = self.replies.pop_front() {
             return Some(reply);
         }
-        if let Some(page) = self.pages.pop_front() {
-            return Some(page);
+        self.give_up_first();
+        if let Some((channel, pages)) = self.paging.take() {
+            return self.page(channel, pages);
         }
-        self.paging = None;
         while let Some(channel) = self.next_in_turn() {
             match self.watches.get_mut(&channel).and_then(Watch::deliver) {
                 None => {
@@ -141,18 +171,14 @@ impl Outbox {
                     });
                     return encoded.first().cloned();
                 }
-                Some(Delivery::Snapshot(snapshot, cause)) => {
-                    let because = Because { reason: cause.map_or("first", |cause| cause.as_str()) };
-                    metrics.snapshots.get_or_create(&because).inc();
-                    let encoded = match cause {
-                        None => &snapshot.encoded,
-                        Some(_) => &snapshot.encoded_again,
-                    };
-                    let pages = encoded.get(|| wire::snapshot(&channel, &snapshot, cause));
-                    self.pages.extend(pages.iter().cloned());
-                    self.last = Some(channel.clone());
-                    self.paging = Some(channel);
-                    return self.pages.pop_front();
+                Some(Delivery::Snapshot(snapshot)) => {
+                    let pages = snapshot.encoded.get(|| wire::snapshot(&channel, &snapshot, None));
+                    let pages = Pages::First(pages.iter().cloned().collect());
+                    return self.begin(channel, pages, "first", metrics);
+                }
+                Some(Delivery::Copy(copy)) => {
+                    copy.pages(|snapshot| wire::snapshot(&channel, snapshot, Some(Cause::Slow)));
+                    return self.begin(channel, Pages::Copy(copy, 0), Cause::Slow.as_str(), metrics);
                 }
             }
         }
@@ -161,6 +187,20 @@ impl Outbox {
 }
 
 impl Outbox {
+    /// Begins a snapshot: its first page.
+    fn begin(&mut self, channel: ChannelName, pages: Pages, reason: &'static str, metrics: &Metrics) -> Option<Bytes> {
+        metrics.snapshots.get_or_create(&Because { reason }).inc();
+        self.last = Some(channel.clone());
+        self.page(channel, pages)
+    }
+
+    /// The next page. With the last one the snapshot is let go, before that has left.
+    fn page(&mut self, channel: ChannelName, mut pages: Pages) -> Option<Bytes> {
+        let (page, more) = pages.next()?;
+        self.paging = more.then_some((channel, pages));
+        Some(page)
+    }
+
     fn next_in_turn(&self) -> Option<ChannelName> {
         use std::ops::Bound::{Excluded, Unbounded};
         let after =

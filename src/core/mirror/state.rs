@@ -8,7 +8,7 @@ use std::{
 
 use tokio::time::Instant;
 
-use super::{Encoded, Frame, Lists, Snapshot, Wake, Whole, timing::Timing};
+use super::{Copy, Encoded, Frame, Lists, Snapshot, Wake, Whole, copies::Copies, timing::Timing};
 use crate::{
     domain::{
         chance,
@@ -25,10 +25,21 @@ use crate::{
 
 /// As many frames wait for a slow watcher; one who is further behind gets a snapshot.
 pub(super) const RING: usize = 64;
+/// And as many bytes of what they show, or this much for each connection of a larger roster: beyond, the whole is less than what is missing.
+const RING_BYTES: usize = 512 * 1024;
+const RING_BYTES_EACH: usize = 512;
 /// As many touched connections are remembered for watchers who come back with `since`.
 const HISTORY: usize = 1_024;
 /// How long a promised version may take to come by the feed before the roster is read.
 pub(super) const EXPECTED: Duration = Duration::from_millis(500);
+/// For so long watches begin with the same snapshot, as far as it has what they were promised, and no more frames than this follow on it: encoding
+/// another and keeping it for each who comes would cost more than some frames do.
+const BEGUN: Duration = Duration::from_secs(1);
+const BEGUN_FRAMES: u64 = 16;
+/// So many connections make a roster large enough for that.
+pub(super) const BEGUN_LEAST: u64 = 200;
+/// A watcher who is this far behind while pages of its first snapshot are still to come will not be in time.
+const LATE: u64 = 32;
 /// The least and the most time between two frames of a level.
 const TICK_LEAST: Duration = Duration::from_millis(10);
 pub(super) const TICK_MOST: Duration = Duration::from_millis(100);
@@ -47,10 +58,23 @@ pub(super) struct Track {
     /// The number of the first frame in the ring.
     pub(super) first: u64,
     pub(super) ring: VecDeque<Arc<Frame>>,
+    ring_bytes: usize,
     /// What watchers of this level have been shown; the mirror may be ahead by changes that this level does not show.
     pub(super) shown: Option<Version>,
     pub(super) occupancy: Occupancy,
     pub(super) snapshot: Option<Arc<Snapshot>>,
+    /// The last snapshot with which a watch began.
+    pub(super) begun: Option<Begun>,
+    pub(super) copies: Copies,
+}
+
+/// A snapshot with which watches begin, for a while: who comes right after gets the same, and what followed on it out of the ring.
+#[derive(Debug)]
+pub(super) struct Begun {
+    pub(super) snapshot: Arc<Snapshot>,
+    /// The number of the frame that follows.
+    pub(super) next: u64,
+    pub(super) until: Instant,
 }
 
 impl Track {
@@ -58,15 +82,34 @@ impl Track {
         self.first + self.ring.len() as u64
     }
 
-    pub(super) fn push(&mut self, frame: Frame) {
+    /// Whether somebody who is here, with pages of a snapshot still to come, will not be in time for what follows on it.
+    pub(super) fn is_late(&self, at: u64) -> bool {
+        at + LATE < self.next()
+    }
+
+    /// The snapshot with which a watch begins that was promised at least this, if there is one, and where it goes on.
+    pub(super) fn begun(&self, least: Option<&Version>) -> Option<(Arc<Snapshot>, u64)> {
+        let begun = self.begun.as_ref().filter(|begun| begun.until > Instant::now())?;
+        let is_recent = begun.next >= self.first && begun.next + BEGUN_FRAMES >= self.next();
+        let reaches = least.is_none_or(|least| begun.snapshot.version.reaches(least));
+        (is_recent && reaches).then(|| (begun.snapshot.clone(), begun.next))
+    }
+
+    /// Another frame, of a roster with so many connections.
+    pub(super) fn push(&mut self, frame: Frame, connections: u64) {
         self.shown = Some(frame.to.clone());
         self.occupancy = frame.occupancy;
         self.snapshot = None;
-        if self.ring.len() == RING {
-            self.ring.pop_front();
+        self.begun.take_if(|begun| begun.until <= Instant::now());
+        let each = usize::try_from(connections).unwrap_or(usize::MAX).saturating_mul(RING_BYTES_EACH);
+        self.ring_bytes += frame.lists.bytes();
+        self.ring.push_back(Arc::new(frame));
+        // The latest is always there, whatever its length.
+        while self.ring.len() > RING || (self.ring_bytes > RING_BYTES.max(each) && self.ring.len() > 1) {
+            let oldest = self.ring.pop_front().expect("it is not empty");
+            self.ring_bytes -= oldest.lists.bytes();
             self.first += 1;
         }
-        self.ring.push_back(Arc::new(frame));
     }
 }
 
@@ -105,6 +148,8 @@ pub(super) struct State {
     /// The highest version that a watcher was promised, and when it should have come.
     pub(super) expected: Option<(Instant, Version)>,
     pub(super) timing: Timing,
+    /// When there may be another copy for a slow watcher who waits for it.
+    pub(super) copy_at: Option<Instant>,
     pub(super) wakes: Vec<(Arc<dyn Wake>, usize)>,
 }
 
@@ -261,7 +306,9 @@ impl State {
                 // Whoever comes begins with a snapshot of what is there then.
                 track.first = track.next() + 1;
                 track.ring.clear();
+                track.ring_bytes = 0;
                 (track.shown, track.occupancy, track.snapshot) = (Some(to.clone()), occupancy, None);
+                track.begun = None;
                 continue;
             }
             let lists = lists(level, &net, &self.roll);
@@ -275,7 +322,8 @@ impl State {
                 continue;
             }
             let (to, wanted_at) = (to.clone(), wanted_at.take());
-            track.push(Frame { from, to, lists, occupancy, time, wanted_at, encoded: Encoded::default() });
+            let frame = Frame { from, to, lists, occupancy, time, wanted_at, encoded: Encoded::default() };
+            track.push(frame, occupancy.connections);
             pushed = true;
         }
         pushed
@@ -288,7 +336,8 @@ impl State {
         let from = track.shown.clone().unwrap_or_else(|| version.clone());
         let lists = lists(level, &Net::default(), &self.roll);
         let (to, wanted_at) = (version.clone(), None);
-        track.push(Frame { from, to, lists, occupancy, time, wanted_at, encoded: Encoded::default() });
+        let frame = Frame { from, to, lists, occupancy, time, wanted_at, encoded: Encoded::default() };
+        track.push(frame, occupancy.connections);
     }
 
     /// What came after `since`, if it is still known. Nothing waits to be flushed.
@@ -311,6 +360,33 @@ impl State {
         })
     }
 
+    /// A copy for a watcher who has fallen out of the ring at `at`, and where in the ring it goes on. Nothing waits to be flushed.
+    /// None when the watcher has the latest one that there may be now; `copy_at` then says when to look again.
+    pub(super) fn copy_after(&mut self, level: Level, at: u64, now: Instant) -> Option<(Arc<Copy>, u64)> {
+        if let Some(given) = self.tracks[level as usize].copies.after(at, now) {
+            return Some(given);
+        }
+        let next = self.tracks[level as usize].next();
+        let due_at = self.tracks[level as usize].copies.next_at();
+        if due_at.is_some_and(|due_at| due_at > now) {
+            self.copy_at = self.copy_at.into_iter().chain(due_at).min();
+            return None;
+        }
+        let copy = Arc::new(Copy::of(self.snapshot(level)));
+        self.tracks[level as usize].copies.add(&copy, next, now);
+        Some((copy, next))
+    }
+
+    /// The whole for a watch that begins.
+    pub(super) fn begin(&mut self, level: Level) -> Arc<Snapshot> {
+        let snapshot = self.snapshot(level);
+        let is_large = self.roll.occupancy().connections >= BEGUN_LEAST;
+        let track = &mut self.tracks[level as usize];
+        track.begun =
+            is_large.then(|| Begun { snapshot: snapshot.clone(), next: track.next(), until: Instant::now() + BEGUN });
+        snapshot
+    }
+
     /// The whole as the level shows it; one copy for all who ask between two frames.
     pub(super) fn snapshot(&mut self, level: Level) -> Arc<Snapshot> {
         let index = level as usize;
@@ -331,7 +407,6 @@ impl State {
             occupancy: self.roll.occupancy(),
             time: wall_now_ms(),
             encoded: Encoded::default(),
-            encoded_again: Encoded::default(),
         });
         self.tracks[index].snapshot = Some(snapshot.clone());
         snapshot

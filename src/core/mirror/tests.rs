@@ -1,6 +1,6 @@
 //! A mirror against what a feed tells and what a reading finds.
 
-use super::state::{EXPECTED, RING, TICK_MOST};
+use super::state::{BEGUN_LEAST, EXPECTED, RING, TICK_MOST};
 use super::*;
 use crate::domain::{
     member::{Occupancy, Reason},
@@ -28,6 +28,8 @@ struct Watcher {
     at: Option<Version>,
     /// How much is there, as the frames tell.
     occupancy: Occupancy,
+    /// The copy of which it has not read all pages.
+    reads: Option<Arc<Copy>>,
 }
 
 fn key() -> RosterKey {
@@ -110,7 +112,7 @@ impl Scene {
     fn watch(&self, level: Level, least: Option<Version>, since: Option<Version>) -> Watcher {
         self.mirror.attach(level, &self.wake);
         let at = since.clone();
-        Watcher { cursor: Cursor::new(level, least, since), at, occupancy: Occupancy::default() }
+        Watcher { cursor: Cursor::new(level, least, since), at, occupancy: Occupancy::default(), reads: None }
     }
 
     fn woken(&self) -> bool {
@@ -133,24 +135,27 @@ impl Watcher {
     fn next(&mut self, scene: &Scene) -> String {
         let Some(delivery) = scene.mirror.next(&mut self.cursor) else { return "nothing".to_owned() };
         match delivery {
-            Delivery::Snapshot(snapshot, cause) => {
-                if let Some(at) = &self.at {
-                    assert!(
-                        at.epoch != snapshot.version.epoch || at.number <= snapshot.version.number,
-                        "a snapshot leads back: {at:?} to {:?}",
-                        snapshot.version
-                    );
-                }
-                self.at = Some(snapshot.version.clone());
-                self.occupancy = snapshot.occupancy;
-                let entries = match &snapshot.whole {
-                    Whole::Users(members) => members.len() as u64,
-                    Whole::Connections(connections) => connections.len() as u64,
-                    Whole::Occupancy => snapshot.occupancy.connections,
+            Delivery::Snapshot(snapshot) => self.take("", &snapshot),
+            Delivery::Copy(copy) => {
+                // What its pages show, the first time that somebody asks for them; later ones get the same.
+                let describe = |snapshot: &Snapshot| {
+                    let mut other = Self {
+                        cursor: self.cursor.clone(),
+                        at: self.at.clone(),
+                        occupancy: self.occupancy,
+                        reads: None,
+                    };
+                    let said = other.take("slow", snapshot);
+                    vec![said, snapshot.version.epoch.to_string(), snapshot.version.number.to_string()]
+                        .into_iter()
+                        .map(bytes::Bytes::from)
+                        .collect()
                 };
-                assert_eq!(entries, snapshot.occupancy.connections, "everybody here has one connection");
-                let cause = cause.map_or("", Cause::as_str);
-                format!("snapshot {cause} {} of {}", snapshot.version.number, snapshot.occupancy.connections)
+                let pages: Vec<String> =
+                    copy.pages(describe).iter().map(|page| String::from_utf8(page.to_vec()).unwrap()).collect();
+                self.at = Some(version(&pages[1], pages[2].parse().unwrap()));
+                self.reads = Some(copy);
+                pages[0].clone()
             }
             Delivery::Frame(frame) => {
                 assert_eq!(self.at.as_ref(), Some(&frame.from), "a gap");
@@ -165,6 +170,25 @@ impl Watcher {
                 format!("{}-{} +{} ~{} -{}", frame.from.number, frame.to.number, counts.0, counts.1, counts.2)
             }
         }
+    }
+
+    fn take(&mut self, cause: &str, snapshot: &Snapshot) -> String {
+        if let Some(at) = &self.at {
+            assert!(
+                at.epoch != snapshot.version.epoch || at.number <= snapshot.version.number,
+                "a snapshot leads back: {at:?} to {:?}",
+                snapshot.version
+            );
+        }
+        self.at = Some(snapshot.version.clone());
+        self.occupancy = snapshot.occupancy;
+        let entries = match &snapshot.whole {
+            Whole::Users(members) => members.len() as u64,
+            Whole::Connections(connections) => connections.len() as u64,
+            Whole::Occupancy => snapshot.occupancy.connections,
+        };
+        assert_eq!(entries, snapshot.occupancy.connections, "everybody here has one connection");
+        format!("snapshot {cause} {} of {}", snapshot.version.number, snapshot.occupancy.connections)
     }
 }
 
@@ -509,6 +533,121 @@ async fn whoever_falls_out_of_the_ring_gets_one_snapshot_and_goes_on() {
         assert_eq!(watcher.at, Some(version("e", number + 3)));
         assert_eq!(watcher.occupancy.connections, 3);
     }
+}
+
+/// Falls behind everything that is kept, from number on; returns the number after.
+async fn more_than_the_ring(scene: &Scene, mut number: u64) -> u64 {
+    for _ in 0..=RING {
+        scene.mirror.hear(published("e", number, vec![set(1, number + 1)]));
+        scene.tick().await;
+        number += 1;
+    }
+    number
+}
+
+#[tokio::test(start_paused = true)]
+async fn those_who_read_slowly_share_their_copies_and_there_are_few_however_many_they_are() {
+    let scene = Scene::at("e", 0, &[(1, 0)]);
+    let mut watchers: Vec<Watcher> = (0..200).map(|_| scene.watch(Level::Users, None, None)).collect();
+    for watcher in &mut watchers {
+        watcher.next(&scene);
+    }
+    let mut number = 0;
+    for watcher in &mut watchers {
+        // One after the other begins with a copy, and is still reading it at the end.
+        number = more_than_the_ring(&scene, number).await;
+        let said = watcher.next(&scene);
+        assert!(said.starts_with("snapshot slow"), "{said}");
+        watcher.next(&scene);
+    }
+    let mut copies: Vec<*const Copy> =
+        watchers.iter().map(|watcher| Arc::as_ptr(watcher.reads.as_ref().unwrap())).collect();
+    copies.sort();
+    copies.dedup();
+    assert!(copies.len() <= 30, "{} copies", copies.len());
+    // Whoever has read the latest waits for the next, is woken when there may be one, and has the latest state then.
+    let mut last = watchers.pop().unwrap();
+    last.reads = None;
+    number = more_than_the_ring(&scene, number).await;
+    let mut said = last.next(&scene);
+    scene.woken();
+    if said == "nothing" {
+        let at = scene.mirror.run_errands().expect("it comes again by itself");
+        tokio::time::sleep_until(at).await;
+        scene.mirror.run_errands();
+        assert!(scene.woken());
+        said = last.next(&scene);
+    }
+    assert_eq!(said, format!("snapshot slow {number} of 1"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_quick_reader_who_had_stalled_gets_the_latest_state_at_once() {
+    let scene = Scene::at("e", 0, &[(1, 0)]);
+    let mut watcher = scene.watch(Level::Users, None, None);
+    watcher.next(&scene);
+    for round in 1..5 {
+        let number = more_than_the_ring(&scene, (round - 1) * (RING as u64 + 1)).await;
+        assert_eq!(watcher.next(&scene), format!("snapshot slow {number} of 1"));
+        watcher.reads = None;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn those_who_come_right_after_each_other_begin_with_the_same_unless_they_were_promised_more() {
+    let rows: Vec<(u16, u64)> = (0..u16::try_from(BEGUN_LEAST).unwrap()).map(|n| (n, 0)).collect();
+    let scene = Scene::at("e", 0, &rows);
+    let mut one = scene.watch(Level::Users, None, None);
+    assert_eq!(one.next(&scene), "snapshot  0 of 200");
+    scene.mirror.hear(published("e", 0, vec![set(500, 1)]));
+    scene.tick().await;
+    let mut two = scene.watch(Level::Users, None, None);
+    assert_eq!(two.next(&scene), "snapshot  0 of 200");
+    assert_eq!(two.next(&scene), "0-1 +1 ~0 -0");
+    let mut joined = scene.watch(Level::Users, Some(version("e", 1)), None);
+    assert_eq!(joined.next(&scene), "snapshot  1 of 201");
+    tokio::time::advance(std::time::Duration::from_secs(1)).await;
+    scene.mirror.hear(published("e", 1, vec![set(501, 1)]));
+    scene.tick().await;
+    let mut later = scene.watch(Level::Users, None, None);
+    assert_eq!(later.next(&scene), "snapshot  2 of 202");
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_large_states_fewer_frames_are_kept() {
+    let scene = Scene::at("e", 0, &[]);
+    let mut slow = scene.watch(Level::Users, None, None);
+    slow.next(&scene);
+    let mut number = 0;
+    for round in 0..6 {
+        let state =
+            format!(r#"{{"status":"online","state":{{"n":{round},"blob":"{}"}},"since":1}}"#, "x".repeat(4_000));
+        let large =
+            |n| Change::Set { connection: id(n), user: user(n), since: 1, changed: 1, payload: state.clone().into() };
+        scene.mirror.hear(published("e", number, (0..40).map(large).collect()));
+        scene.tick().await;
+        number += 40;
+    }
+    assert_eq!(slow.next(&scene), format!("snapshot slow {number} of 40"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_is_late_with_the_first_snapshot_gets_a_copy_instead_of_what_follows() {
+    let scene = Scene::at("e", 0, &[(1, 0)]);
+    let mut watcher = scene.watch(Level::Users, None, None);
+    watcher.next(&scene);
+    assert!(!scene.mirror.is_late(&watcher.cursor));
+    for number in 0..40 {
+        scene.mirror.hear(published("e", number, vec![set(1, number + 1)]));
+        scene.tick().await;
+    }
+    assert!(scene.mirror.is_late(&watcher.cursor));
+    scene.mirror.give_up(&mut watcher.cursor);
+    assert_eq!(watcher.next(&scene), "snapshot slow 40 of 1");
+    assert_eq!(watcher.next(&scene), "nothing");
+    scene.mirror.hear(published("e", 40, vec![gone(1)]));
+    scene.tick().await;
+    assert_eq!(watcher.next(&scene), "40-41 +0 ~0 -1");
 }
 
 #[tokio::test(start_paused = true)]

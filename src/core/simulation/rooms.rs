@@ -40,10 +40,11 @@ pub(super) async fn faults(world: Arc<World>) -> Vec<String> {
         let mut shown = 0;
         while let Some(delivery) = watch.deliver() {
             shown += match &delivery {
-                Delivery::Snapshot(snapshot, _) => match &snapshot.whole {
+                Delivery::Snapshot(snapshot) => match &snapshot.whole {
                     Whole::Users(members) => members.len(),
                     _ => 0,
                 },
+                Delivery::Copy(_) => 0,
                 Delivery::Frame(frame) => match &frame.lists {
                     Lists::Users(delta) => delta.join.len(),
                     _ => 0,

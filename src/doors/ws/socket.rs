@@ -214,11 +214,10 @@ impl Socket {
             next = next.min(hello_at);
         }
         if let Some(session) = &self.session {
-            let left = session.expires_at_ms().saturating_sub(wall_now_ms());
-            if left == 0 {
+            if session.ends_at() <= now {
                 return Err(Close::TokenExpired);
             }
-            next = next.min(now + Duration::from_millis(left).min(LONGEST_SLEEP));
+            next = next.min(session.ends_at());
         }
         Ok(next)
     }
@@ -299,7 +298,8 @@ impl Socket {
             }
             Inbound::Ping(_) => Ok(()),
             Inbound::Pong(payload) => {
-                if payload == PROOF
+                if !self.sender.has_read(&payload)
+                    && payload == PROOF
                     && let Some(connection) = &self.connection
                 {
                     self.doors.core.prove(connection);

@@ -22,7 +22,7 @@ use crate::{
 /// The greatest id of a frame: 2^53 - 1, the greatest integer that every JSON reader keeps.
 const MAX_ID: u64 = (1 << 53) - 1;
 /// A page of a snapshot closes when it has this many bytes, or entries.
-const PAGE_BYTES: usize = 16 * 1024;
+const PAGE_BYTES: usize = 8 * 1024;
 const PAGE_ENTRIES: usize = 500;
 /// As many users may be asked for at once.
 const MOST_USERS: usize = 1_000;
