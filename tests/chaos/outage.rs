@@ -5,12 +5,12 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 use tokio::{
-    sync::watch,
+    sync::{oneshot, watch},
     time::{Instant, sleep, sleep_until},
 };
 
 use super::{
-    harness::{Crowd, Farewell, Person, Proxy, Redis, Rest, Row, Visit, holds_within, segment},
+    harness::{Client, Crowd, Farewell, Person, Proxy, Redis, Rest, Row, Visit, holds_within, segment, token},
     stage::{GRACE, Heard, LOST_WITHIN, SECOND, SHOWN_WITHIN, Stage, people, rooms},
 };
 
@@ -20,6 +20,10 @@ const PEOPLE: usize = 200;
 const LEAVING: usize = 50;
 /// Where ten try to join meanwhile.
 const LATE: &str = "room:late";
+/// Where those are who come back late, and how long after breaking, or after an absence of Redis.
+const ASLEEP: &str = "room:asleep";
+const SLEEP: Duration = Duration::from_secs(10);
+const SLEEP_ON: Duration = Duration::from_secs(5);
 /// Where an app server has put somebody before.
 const LEASED: &str = "room:leased";
 /// How long a read may take to be answered, whatever the answer: it waits for a connection and for Redis, with a little for the machine.
@@ -202,6 +206,44 @@ async fn break_sockets(returning: &[&Person]) {
     }
 }
 
+/// Five whose sockets break as it begins, and who come back late: Redis being away must not have used up their grace.
+struct Sleepers(Vec<Client>);
+
+impl Sleepers {
+    async fn come(url: &str) -> Self {
+        let coming = (0..5).map(async |number| {
+            let client = Client::hello_as(url, &format!("sleeper/{number}")).await;
+            client.join(ASLEEP, json!({})).await.unwrap();
+            client
+        });
+        Self(join_all(coming).await)
+    }
+
+    async fn fall_asleep(&self) {
+        sleep(SECOND * 9 / 10).await;
+        join_all(self.0.iter().map(Client::drop_socket)).await;
+    }
+
+    /// All of them come back, here, and nothing has happened to their places.
+    async fn wake(&self, url: &str) {
+        let waking = self.0.iter().enumerate().map(async |(number, asleep)| {
+            let client = Client::connect(url).await;
+            client.inherit(asleep);
+            let (token, resume) = (token(&format!("sleeper/{number}"), json!({})), asleep.resume_token());
+            let end = Instant::now() + 5 * SECOND;
+            let welcome = loop {
+                match client.hello_resume(&token, &resume).await {
+                    Ok(welcome) => break welcome,
+                    Err(error) => assert!(error.code == "unavailable" && Instant::now() < end, "{error:?}"),
+                }
+                sleep(SECOND / 2).await;
+            };
+            assert_eq!((&welcome["resumed"], &welcome["channels"]), (&json!(true), &json!([ASLEEP])), "{welcome}");
+        });
+        join_all(waking).await;
+    }
+}
+
 /// So many leave during that time, one after the other, in turn with a goodbye and without.
 async fn leave(leaving: &[&Person], during: Duration) -> Vec<Farewell> {
     let pause = during / leaving.len() as u32;
@@ -280,6 +322,7 @@ async fn outage(event: &str, fault: Fault, away: Duration) {
     let mut stage = Stage::set_with_links(2, redis).await;
     stage.witness(&[0, 1], &channels).await;
     let crowd = Crowd::gather(&stage.doors, people(PEOPLE, &channels, 10)).await;
+    let sleepers = Sleepers::come(&stage.instances[0].url()).await;
     let lease = format!("/v1/channels/{}/members/device", segment(LEASED));
     let leased = stage.instances[0].rest().put(&lease, json!({"state": {"is": "leased"}, "ttl_ms": 300_000})).await;
     assert_eq!(leased.status, 204);
@@ -307,6 +350,17 @@ async fn outage(event: &str, fault: Fault, away: Duration) {
         })
         .collect();
 
+    let (elsewhere, (back, is_back)) = (stage.instances[1].url(), oneshot::channel());
+    let sleeping = tokio::spawn(async move {
+        sleepers.fall_asleep().await;
+        if fault.is_absence() {
+            let returned: Instant = is_back.await.expect("it comes back");
+            sleep_until(returned + SLEEP_ON).await;
+        } else {
+            sleep(SLEEP).await;
+        }
+        sleepers.wake(&elsewhere).await;
+    });
     let over = watch::Sender::new(false);
     let asking: Vec<_> = stage
         .instances
@@ -323,6 +377,8 @@ async fn outage(event: &str, fault: Fault, away: Duration) {
         join_late(joining, during),
         break_sockets(&returning),
     );
+    // They may have waited for this.
+    let _ = back.send(returned);
     let shown = until_shown(&stage, &living, returned).await;
     row.took("from its return until an instance shows the living", &shown, Some(SHOWN_WITHIN));
     assert!(shown.iter().all(|shown| *shown <= SHOWN_WITHIN), "{shown:?}");
@@ -352,6 +408,7 @@ async fn outage(event: &str, fault: Fault, away: Duration) {
     let unsaid = heard.iter().filter(|heard| heard.said && heard.reason != "left").count();
     row.measured("goodbyes that were told as `timeout`, of all that were told", format!("{unsaid} of {}", said.len()));
 
+    sleeping.await.expect("the places of those who came back late were kept");
     assert!(crowd.is_there(), "everybody has a socket");
     let visits: Vec<Visit> = returning.iter().flat_map(|person| person.visits()).collect();
     assert!(visits.iter().all(|visit| visit.resumed), "{visits:#?}");
@@ -394,7 +451,7 @@ fn conclude(
     let count = |kind: Kind| reads().filter(|read| read.kind == kind).count();
     let (stale, unavailable) = (count(Kind::Stale), count(Kind::Unavailable));
     row.saw("All sockets stay open, and nobody gets a second snapshot.");
-    row.saw("10 whose sockets broke as it began came back, and were resumed: nothing.");
+    row.saw("10 whose sockets broke as it began came back at once, 5 after a while; all were resumed: nothing.");
     if fault.is_absence() {
         let meanwhile = reads().filter(|read| read.asked > began && read.answered < returned);
         let kinds: Vec<Kind> = meanwhile.map(|read| read.kind).collect();
@@ -465,7 +522,7 @@ outages! {
     #[ignore = "long: make chaos"]
     the_link_to_redis_is_black_holed_for_20_seconds: "the link to Redis swallows everything for 20 s", Fault::BlackHoled, 20 s;
     #[ignore = "long: make chaos"]
-    the_link_to_redis_is_slow_for_30_seconds: "everything on the link to Redis takes 1 s longer each way, for 30 s", Fault::Slow(SECOND), 30 s;
+    the_link_to_redis_is_slow_for_30_seconds: "everything on the link to Redis takes half a second longer each way, for 30 s", Fault::Slow(Duration::from_millis(500)), 30 s;
     #[ignore = "long: make chaos"]
     the_link_to_redis_flaps_every_9_seconds: "the link to Redis is cut for 9 s, mended for 9 s, four times", Fault::Flapping(Duration::from_secs(9)), 63 s;
     #[ignore = "long: make chaos"]
