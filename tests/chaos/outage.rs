@@ -1,5 +1,10 @@
 //! Redis is away for everybody, or lost what it knew, in every way that we know.
 
+#[path = "outage/fault.rs"]
+mod fault;
+#[path = "outage/meanwhile.rs"]
+mod meanwhile;
+
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -9,8 +14,12 @@ use tokio::{
     time::{Instant, sleep, sleep_until},
 };
 
+use self::{
+    fault::Fault,
+    meanwhile::{Sleepers, break_sockets, join_late, leave},
+};
 use super::{
-    harness::{Client, Crowd, Farewell, Person, Proxy, Redis, Rest, Row, Visit, holds_within, segment, token},
+    harness::{Crowd, Person, Redis, Rest, Row, Visit, holds_within, segment},
     stage::{GRACE, Heard, LOST_WITHIN, SECOND, SHOWN_WITHIN, Stage, people, rooms},
 };
 
@@ -30,104 +39,6 @@ const LEASED: &str = "room:leased";
 const READ_WITHIN: Duration = Duration::from_secs(7);
 /// How long `/readyz` may still say `ready`: a renewal that is not answered, and the next.
 const DEGRADED_WITHIN: Duration = Duration::from_secs(8);
-
-/// What happens to Redis, or to the way there.
-#[derive(Debug, Clone, Copy, PartialEq)]
-enum Fault {
-    /// SIGTERM, and started again later with what it has kept on disk.
-    Stopped,
-    Frozen,
-    /// The end without notice, and started again at once with nothing.
-    Emptied,
-    /// The end without notice, and started again at once with a copy from some seconds before.
-    Rewound,
-    Flushed,
-    /// All connections are closed, again and again.
-    ConnectionsKilled,
-    Cut,
-    BlackHoled,
-    /// Everything takes so much longer, each way.
-    Slow(Duration),
-    /// Cut and mended in turn, so long each.
-    Flapping(Duration),
-    /// The same for one of the two instances only.
-    FlappingForOne(Duration),
-}
-
-impl Fault {
-    /// Whether nothing gets through from beginning to end.
-    fn is_absence(self) -> bool {
-        matches!(self, Self::Stopped | Self::Frozen | Self::Cut | Self::BlackHoled)
-    }
-
-    /// Whether the numbers begin anew.
-    fn is_new_epoch(self) -> bool {
-        matches!(self, Self::Stopped | Self::Emptied | Self::Rewound | Self::Flushed)
-    }
-
-    /// Carries it out, and returns when it had begun and when everything was as before.
-    async fn strike(self, away: Duration, redis: &mut Redis, links: &[Proxy]) -> (Instant, Instant) {
-        sleep(SECOND).await;
-        let mut began = Instant::now();
-        let end = began + away;
-        match self {
-            Self::Stopped => {
-                redis.stop().await;
-                began = Instant::now();
-                sleep_until(end).await;
-                redis.start_again().await;
-            }
-            Self::Frozen => {
-                redis.pause();
-                began = Instant::now();
-                sleep_until(end).await;
-                redis.resume();
-            }
-            Self::Emptied | Self::Rewound => {
-                redis.kill();
-                redis.start_again().await;
-            }
-            Self::Flushed => {
-                redis.command(&["FLUSHALL"]).await;
-            }
-            Self::ConnectionsKilled => {
-                while Instant::now() < end {
-                    for kind in ["normal", "pubsub"] {
-                        redis.command(&["CLIENT", "KILL", "TYPE", kind]).await;
-                    }
-                    sleep(SECOND / 2).await;
-                }
-            }
-            Self::Cut => {
-                links.iter().for_each(Proxy::cut);
-                sleep_until(end).await;
-                links.iter().for_each(Proxy::restore);
-            }
-            Self::BlackHoled => {
-                links.iter().for_each(Proxy::blackhole);
-                sleep_until(end).await;
-                links.iter().for_each(Proxy::restore);
-            }
-            Self::Slow(by) => {
-                links.iter().for_each(|link| link.delay(by));
-                sleep_until(end).await;
-                links.iter().for_each(Proxy::restore);
-            }
-            Self::Flapping(each) | Self::FlappingForOne(each) => {
-                let links = if let Self::Flapping(_) = self { links } else { &links[..1] };
-                while Instant::now() < end {
-                    links.iter().for_each(Proxy::cut);
-                    sleep(each).await;
-                    links.iter().for_each(Proxy::restore);
-                    if Instant::now() < end {
-                        sleep(each).await;
-                    }
-                }
-            }
-        }
-        (began, Instant::now())
-    }
-}
 
 /// One question and its answer.
 struct Read {
@@ -196,92 +107,6 @@ async fn keep_asking(rest: Rest, channel: String, living: Vec<String>, over: wat
     }
     watched.degraded = looking.await.expect("it is always ready");
     watched
-}
-
-/// As it begins the sockets of some break, who come back as the manual asks. Their graces run while nobody can be asked.
-async fn break_sockets(returning: &[&Person]) {
-    sleep(SECOND * 9 / 10).await;
-    for person in returning {
-        person.client().drop_socket().await;
-    }
-}
-
-/// Five whose sockets break as it begins, and who come back late: Redis being away must not have used up their grace.
-struct Sleepers(Vec<Client>);
-
-impl Sleepers {
-    async fn come(url: &str) -> Self {
-        let coming = (0..5).map(async |number| {
-            let client = Client::hello_as(url, &format!("sleeper/{number}")).await;
-            client.join(ASLEEP, json!({})).await.unwrap();
-            client
-        });
-        Self(join_all(coming).await)
-    }
-
-    async fn fall_asleep(&self) {
-        sleep(SECOND * 9 / 10).await;
-        join_all(self.0.iter().map(Client::drop_socket)).await;
-    }
-
-    /// All of them come back, here, and nothing has happened to their places.
-    async fn wake(&self, url: &str) {
-        let waking = self.0.iter().enumerate().map(async |(number, asleep)| {
-            let client = Client::connect(url).await;
-            client.inherit(asleep);
-            let (token, resume) = (token(&format!("sleeper/{number}"), json!({})), asleep.resume_token());
-            let end = Instant::now() + 5 * SECOND;
-            let welcome = loop {
-                match client.hello_resume(&token, &resume).await {
-                    Ok(welcome) => break welcome,
-                    Err(error) => assert!(error.code == "unavailable" && Instant::now() < end, "{error:?}"),
-                }
-                sleep(SECOND / 2).await;
-            };
-            assert_eq!((&welcome["resumed"], &welcome["channels"]), (&json!(true), &json!([ASLEEP])), "{welcome}");
-        });
-        join_all(waking).await;
-    }
-}
-
-/// So many leave during that time, one after the other, in turn with a goodbye and without.
-async fn leave(leaving: &[&Person], during: Duration) -> Vec<Farewell> {
-    let pause = during / leaving.len() as u32;
-    let mut left = Vec::new();
-    for (number, person) in leaving.iter().enumerate() {
-        left.push(if number % 2 == 0 { person.bye().await } else { person.vanish().await });
-        sleep(pause).await;
-    }
-    left
-}
-
-/// Some try to join, one after the other. Half of them give up when they are refused, half try until they are in. Returns those whose join was
-/// acknowledged, and how often one was refused.
-async fn join_late(joining: &[&Person], during: Duration) -> (Vec<String>, usize) {
-    let pause = during / joining.len() as u32;
-    let joins = joining.iter().enumerate().map(async |(number, person)| {
-        sleep(pause * number as u32).await;
-        let mut refused = 0;
-        loop {
-            match person.client().join(LATE, json!({})).await {
-                Ok(_) => return (Some(person.user().to_owned()), refused),
-                Err(error) => {
-                    assert_eq!(error.code, "unavailable", "{error:?}");
-                    refused += 1;
-                    let after = error.retry_after_ms.expect("it says when to try again");
-                    if number % 2 == 0 {
-                        return (None, refused);
-                    }
-                    sleep(Duration::from_millis(after)).await;
-                }
-            }
-        }
-    });
-    let joined = join_all(joins).await;
-    let refused = joined.iter().map(|(_, refused)| refused).sum();
-    let mut users: Vec<String> = joined.into_iter().filter_map(|(user, _)| user).collect();
-    users.sort();
-    (users, refused)
 }
 
 /// Waits until every instance shows the living in every channel and does not call it stale. Returns how long after `returned` each of them did.
