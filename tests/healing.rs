@@ -475,3 +475,22 @@ async fn a_hello_whose_socket_has_ended_is_given_up() {
     redis.resume();
     instance.assert_no_panic();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_says_hello_while_redis_is_away_may_say_it_again_on_the_same_socket() {
+    let mut redis = Redis::start().await;
+    let mut space = redis.space();
+    space.push(("ROLLCALL__SERVER__HELLO_TIMEOUT_MS", "1000".to_owned()));
+    let instance = Instance::start(&space).await;
+    redis.stop().await;
+    let client = Client::connect(&instance.url()).await;
+    let token = token("ann", json!({}));
+    let refused = client.hello(&token).await.unwrap_err();
+    assert_eq!(refused.code, "unavailable", "{refused:?}");
+    redis.start_again().await;
+    sleep(Duration::from_millis(refused.retry_after_ms.expect("it says when to try again").min(500))).await;
+    client.hello(&token).await.expect("the socket has stayed");
+    // Who does not say it again is closed all the same.
+    let silent = Client::connect(&instance.url()).await;
+    assert_eq!(silent.until_closed(5 * SECOND).await.code, 4001);
+}

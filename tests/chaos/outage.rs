@@ -1,16 +1,25 @@
 //! Redis is away for everybody, or lost what it knew, in every way that we know.
 
+#[path = "outage/fault.rs"]
+mod fault;
+#[path = "outage/meanwhile.rs"]
+mod meanwhile;
+
 use std::time::Duration;
 
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 use tokio::{
-    sync::watch,
+    sync::{oneshot, watch},
     time::{Instant, sleep, sleep_until},
 };
 
+use self::{
+    fault::Fault,
+    meanwhile::{Sleepers, break_sockets, join_late, leave},
+};
 use super::{
-    harness::{Crowd, Farewell, Person, Proxy, Redis, Rest, Row, holds_within, segment},
+    harness::{Crowd, Person, Redis, Rest, Row, Visit, holds_within, segment},
     stage::{GRACE, Heard, LOST_WITHIN, SECOND, SHOWN_WITHIN, Stage, people, rooms},
 };
 
@@ -20,110 +29,16 @@ const PEOPLE: usize = 200;
 const LEAVING: usize = 50;
 /// Where ten try to join meanwhile.
 const LATE: &str = "room:late";
+/// Where those are who come back late, and how long after breaking, or after an absence of Redis.
+const ASLEEP: &str = "room:asleep";
+const SLEEP: Duration = Duration::from_secs(10);
+const SLEEP_ON: Duration = Duration::from_secs(5);
 /// Where an app server has put somebody before.
 const LEASED: &str = "room:leased";
 /// How long a read may take to be answered, whatever the answer: it waits for a connection and for Redis, with a little for the machine.
 const READ_WITHIN: Duration = Duration::from_secs(7);
 /// How long `/readyz` may still say `ready`: a renewal that is not answered, and the next.
 const DEGRADED_WITHIN: Duration = Duration::from_secs(8);
-
-/// What happens to Redis, or to the way there.
-#[derive(Debug, Clone, Copy, PartialEq)]
-enum Fault {
-    /// SIGTERM, and started again later with what it has kept on disk.
-    Stopped,
-    Frozen,
-    /// The end without notice, and started again at once with nothing.
-    Emptied,
-    /// The end without notice, and started again at once with a copy from some seconds before.
-    Rewound,
-    Flushed,
-    /// All connections are closed, again and again.
-    ConnectionsKilled,
-    Cut,
-    BlackHoled,
-    /// Everything takes so much longer, each way.
-    Slow(Duration),
-    /// Cut and mended in turn, so long each.
-    Flapping(Duration),
-    /// The same for one of the two instances only.
-    FlappingForOne(Duration),
-}
-
-impl Fault {
-    /// Whether nothing gets through from beginning to end.
-    fn is_absence(self) -> bool {
-        matches!(self, Self::Stopped | Self::Frozen | Self::Cut | Self::BlackHoled)
-    }
-
-    /// Whether the numbers begin anew.
-    fn is_new_epoch(self) -> bool {
-        matches!(self, Self::Stopped | Self::Emptied | Self::Rewound | Self::Flushed)
-    }
-
-    /// Carries it out, and returns when it had begun and when everything was as before.
-    async fn strike(self, away: Duration, redis: &mut Redis, links: &[Proxy]) -> (Instant, Instant) {
-        sleep(SECOND).await;
-        let mut began = Instant::now();
-        let end = began + away;
-        match self {
-            Self::Stopped => {
-                redis.stop().await;
-                began = Instant::now();
-                sleep_until(end).await;
-                redis.start_again().await;
-            }
-            Self::Frozen => {
-                redis.pause();
-                began = Instant::now();
-                sleep_until(end).await;
-                redis.resume();
-            }
-            Self::Emptied | Self::Rewound => {
-                redis.kill();
-                redis.start_again().await;
-            }
-            Self::Flushed => {
-                redis.command(&["FLUSHALL"]).await;
-            }
-            Self::ConnectionsKilled => {
-                while Instant::now() < end {
-                    for kind in ["normal", "pubsub"] {
-                        redis.command(&["CLIENT", "KILL", "TYPE", kind]).await;
-                    }
-                    sleep(SECOND / 2).await;
-                }
-            }
-            Self::Cut => {
-                links.iter().for_each(Proxy::cut);
-                sleep_until(end).await;
-                links.iter().for_each(Proxy::restore);
-            }
-            Self::BlackHoled => {
-                links.iter().for_each(Proxy::blackhole);
-                sleep_until(end).await;
-                links.iter().for_each(Proxy::restore);
-            }
-            Self::Slow(by) => {
-                links.iter().for_each(|link| link.delay(by));
-                sleep_until(end).await;
-                links.iter().for_each(Proxy::restore);
-            }
-            Self::Flapping(each) | Self::FlappingForOne(each) => {
-                let links = if let Self::Flapping(_) = self { links } else { &links[..1] };
-                while Instant::now() < end {
-                    links.iter().for_each(Proxy::cut);
-                    sleep(each).await;
-                    links.iter().for_each(Proxy::restore);
-                    if Instant::now() < end {
-                        sleep(each).await;
-                    }
-                }
-            }
-        }
-        (began, Instant::now())
-    }
-}
 
 /// One question and its answer.
 struct Read {
@@ -194,46 +109,6 @@ async fn keep_asking(rest: Rest, channel: String, living: Vec<String>, over: wat
     watched
 }
 
-/// So many leave during that time, one after the other, in turn with a goodbye and without.
-async fn leave(leaving: &[&Person], during: Duration) -> Vec<Farewell> {
-    let pause = during / leaving.len() as u32;
-    let mut left = Vec::new();
-    for (number, person) in leaving.iter().enumerate() {
-        left.push(if number % 2 == 0 { person.bye().await } else { person.vanish().await });
-        sleep(pause).await;
-    }
-    left
-}
-
-/// Some try to join, one after the other. Half of them give up when they are refused, half try until they are in. Returns those whose join was
-/// acknowledged, and how often one was refused.
-async fn join_late(joining: &[&Person], during: Duration) -> (Vec<String>, usize) {
-    let pause = during / joining.len() as u32;
-    let joins = joining.iter().enumerate().map(async |(number, person)| {
-        sleep(pause * number as u32).await;
-        let mut refused = 0;
-        loop {
-            match person.client().join(LATE, json!({})).await {
-                Ok(_) => return (Some(person.user().to_owned()), refused),
-                Err(error) => {
-                    assert_eq!(error.code, "unavailable", "{error:?}");
-                    refused += 1;
-                    let after = error.retry_after_ms.expect("it says when to try again");
-                    if number % 2 == 0 {
-                        return (None, refused);
-                    }
-                    sleep(Duration::from_millis(after)).await;
-                }
-            }
-        }
-    });
-    let joined = join_all(joins).await;
-    let refused = joined.iter().map(|(_, refused)| refused).sum();
-    let mut users: Vec<String> = joined.into_iter().filter_map(|(user, _)| user).collect();
-    users.sort();
-    (users, refused)
-}
-
 /// Waits until every instance shows the living in every channel and does not call it stale. Returns how long after `returned` each of them did.
 async fn until_shown(stage: &Stage, living: &[(String, Vec<String>)], returned: Instant) -> Vec<Duration> {
     let shows = stage.instances.iter().map(async |instance| {
@@ -272,6 +147,7 @@ async fn outage(event: &str, fault: Fault, away: Duration) {
     let mut stage = Stage::set_with_links(2, redis).await;
     stage.witness(&[0, 1], &channels).await;
     let crowd = Crowd::gather(&stage.doors, people(PEOPLE, &channels, 10)).await;
+    let sleepers = Sleepers::come(&stage.instances[0].url()).await;
     let lease = format!("/v1/channels/{}/members/device", segment(LEASED));
     let leased = stage.instances[0].rest().put(&lease, json!({"state": {"is": "leased"}, "ttl_ms": 300_000})).await;
     assert_eq!(leased.status, 204);
@@ -288,6 +164,7 @@ async fn outage(event: &str, fault: Fault, away: Duration) {
     for person in sealed {
         person.client().update(&person.plan().joins[0], json!({"sealed": true})).await.unwrap();
     }
+    let returning: Vec<&Person> = crowd.people.iter().skip(6).step_by(20).collect();
     leaving.iter().for_each(|person| assert!(person.plan().watches.is_empty()));
     let names: Vec<&str> = leaving.iter().map(|person| person.user()).collect();
     let living: Vec<(String, Vec<String>)> = channels
@@ -298,6 +175,17 @@ async fn outage(event: &str, fault: Fault, away: Duration) {
         })
         .collect();
 
+    let (elsewhere, (back, is_back)) = (stage.instances[1].url(), oneshot::channel());
+    let sleeping = tokio::spawn(async move {
+        sleepers.fall_asleep().await;
+        if fault.is_absence() {
+            let returned: Instant = is_back.await.expect("it comes back");
+            sleep_until(returned + SLEEP_ON).await;
+        } else {
+            sleep(SLEEP).await;
+        }
+        sleepers.wake(&elsewhere).await;
+    });
     let over = watch::Sender::new(false);
     let asking: Vec<_> = stage
         .instances
@@ -308,11 +196,14 @@ async fn outage(event: &str, fault: Fault, away: Duration) {
         })
         .collect();
     let during = (away + SECOND).max(4 * SECOND);
-    let ((began, returned), left, (late, refused)) = tokio::join!(
+    let ((began, returned), left, (joined, refused), ()) = tokio::join!(
         fault.strike(away, &mut stage.redis, &stage.links),
         leave(&leaving, during),
         join_late(joining, during),
+        break_sockets(&returning),
     );
+    // They may have waited for this.
+    let _ = back.send(returned);
     let shown = until_shown(&stage, &living, returned).await;
     row.took("from its return until an instance shows the living", &shown, Some(SHOWN_WITHIN));
     assert!(shown.iter().all(|shown| *shown <= SHOWN_WITHIN), "{shown:?}");
@@ -342,7 +233,17 @@ async fn outage(event: &str, fault: Fault, away: Duration) {
     let unsaid = heard.iter().filter(|heard| heard.said && heard.reason != "left").count();
     row.measured("goodbyes that were told as `timeout`, of all that were told", format!("{unsaid} of {}", said.len()));
 
-    assert!(crowd.visits().is_empty() && crowd.is_there(), "all sockets have stayed");
+    sleeping.await.expect("the places of those who came back late were kept");
+    assert!(crowd.is_there(), "everybody has a socket");
+    let visits: Vec<Visit> = returning.iter().flat_map(|person| person.visits()).collect();
+    assert!(visits.iter().all(|visit| visit.resumed), "{visits:#?}");
+    assert_eq!(crowd.visits().len(), returning.len(), "no other socket broke, and none twice");
+    let late = visits.iter().map(|visit| visit.back_at.saturating_duration_since(visit.broke_at.max(returned)));
+    row.took(
+        "from the break or the return, whichever was later, until who came back was resumed",
+        &late.collect::<Vec<_>>(),
+        Some(GRACE),
+    );
     assert!(stage.witnesses.iter().all(|witness| witness.visits().is_empty()));
     for (witness, channel) in
         stage.witnesses.iter().flat_map(|witness| channels.iter().map(move |channel| (witness, channel)))
@@ -352,14 +253,14 @@ async fn outage(event: &str, fault: Fault, away: Duration) {
     stage.until_all_is_equal(&crowd, &channels, 5 * SECOND).await;
     for instance in &stage.instances {
         let rest = instance.rest();
-        assert_eq!(rest.users_in(LATE).await, late, "who was acknowledged is there, who was refused is not");
+        assert_eq!(rest.users_in(LATE).await, joined, "who was acknowledged is there, who was refused is not");
         assert_eq!(rest.users_in(LEASED).await, ["device"]);
         for person in sealed {
             assert_eq!(state_of(&rest, &person.plan().joins[0], person.user()).await["sealed"], true);
         }
     }
     stage.assert_no_panic();
-    conclude(row, fault, away, (began, returned), &watched, (late.len(), refused));
+    conclude(row, fault, away, (began, returned), &watched, (joined.len(), refused));
 }
 
 /// What the questions of the whole time have shown.
@@ -374,7 +275,8 @@ fn conclude(
     let reads = || watched.iter().flat_map(|watched| &watched.reads);
     let count = |kind: Kind| reads().filter(|read| read.kind == kind).count();
     let (stale, unavailable) = (count(Kind::Stale), count(Kind::Unavailable));
-    row.saw(format!("All {} sockets stay open, and nobody gets a second snapshot.", PEOPLE - LEAVING));
+    row.saw("All sockets stay open, and nobody gets a second snapshot.");
+    row.saw("10 whose sockets broke as it began came back at once, 5 after a while; all were resumed: nothing.");
     if fault.is_absence() {
         let meanwhile = reads().filter(|read| read.asked > began && read.answered < returned);
         let kinds: Vec<Kind> = meanwhile.map(|read| read.kind).collect();
@@ -445,7 +347,7 @@ outages! {
     #[ignore = "long: make chaos"]
     the_link_to_redis_is_black_holed_for_20_seconds: "the link to Redis swallows everything for 20 s", Fault::BlackHoled, 20 s;
     #[ignore = "long: make chaos"]
-    the_link_to_redis_is_slow_for_30_seconds: "everything on the link to Redis takes 1 s longer each way, for 30 s", Fault::Slow(SECOND), 30 s;
+    the_link_to_redis_is_slow_for_30_seconds: "everything on the link to Redis takes half a second longer each way, for 30 s", Fault::Slow(Duration::from_millis(500)), 30 s;
     #[ignore = "long: make chaos"]
     the_link_to_redis_flaps_every_9_seconds: "the link to Redis is cut for 9 s, mended for 9 s, four times", Fault::Flapping(Duration::from_secs(9)), 63 s;
     #[ignore = "long: make chaos"]

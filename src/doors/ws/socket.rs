@@ -57,7 +57,8 @@ pub struct Socket {
     held_back: Option<Inbound>,
     connection: Option<ConnectionId>,
     bucket: Bucket,
-    opened_at: Instant,
+    /// From when on a `hello` is waited for.
+    hello_from: Instant,
     heard_at: Instant,
     pinged_at: Option<Instant>,
     reconnect_at: Option<Instant>,
@@ -78,7 +79,7 @@ impl Socket {
             operation: None,
             held_back: None,
             connection: None,
-            opened_at: now,
+            hello_from: now,
             heard_at: now,
             pinged_at: None,
             reconnect_at: None,
@@ -207,7 +208,7 @@ impl Socket {
         }
         next = next.min(self.check_life(now)?);
         if self.session.is_none() && self.operation.is_none() {
-            let hello_at = self.opened_at + Duration::from_millis(self.doors.server.hello_timeout_ms);
+            let hello_at = self.hello_from + Duration::from_millis(self.doors.server.hello_timeout_ms);
             if hello_at <= now {
                 return Err(Close::NoHello);
             }
@@ -434,6 +435,10 @@ impl Socket {
                 None
             }
             Answer::Failed { id, error, close } => {
+                if self.session.is_none() {
+                    // A hello that may be said again, as long after as the first.
+                    self.hello_from = Instant::now();
+                }
                 self.refuse(id, &error);
                 close
             }
