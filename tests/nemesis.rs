@@ -139,7 +139,7 @@ async fn for_ten_minutes_and_ten_seeds_watchers_are_told_what_truly_happened_and
     let first = setting("ROLLCALL_SEED").unwrap_or_else(|| u64::from(rand::random::<u32>()));
     let (mut plagues, mut judged) = (std::collections::BTreeMap::<_, usize>::new(), 0);
     for seed in first..first + 10 {
-        let summary = run(seed, 50).await;
+        let summary = run(seed, 40).await;
         summary.plagues.into_iter().for_each(|plague| *plagues.entry(plague).or_default() += 1);
         judged += summary.judged;
         println!("{}", summary.counts);

@@ -107,7 +107,7 @@ impl Person {
         while !self.world.is_calm() {
             self.deeds += 1;
             if self.world.is_holiday() {
-                self.say_goodbye();
+                self.say_goodbye().await;
             } else if self.socket.is_none() {
                 self.come().await;
             } else if self.is_cut_off() {
@@ -160,7 +160,7 @@ impl Person {
             (62..70, _) => self.break_in_the_middle(name).await,
             (70..76, _) => self.break_off(GRACE + RENEW..3 * GRACE, 0).await,
             (76..79, _) => self.break_off(GRACE / 2..3 * GRACE, SILENCE).await,
-            (79..84, _) => self.say_goodbye(),
+            (79..84, _) => self.say_goodbye().await,
             _ => {}
         }
     }
@@ -350,7 +350,7 @@ impl Person {
         self.break_off(away, 0).await;
     }
 
-    fn say_goodbye(&mut self) {
+    async fn say_goodbye(&mut self) {
         if self.is_cut_off() {
             self.broken();
         }
@@ -375,16 +375,18 @@ impl Person {
             self.states.clear();
             return;
         }
-        // An instance that dies with a goodbye was just lost, to all others.
-        let alone = self.socket.as_ref().is_some_and(|socket| socket.instance.alone_since.lock().unwrap().is_some());
-        let unheard = if alone { GRACE + 2 * RENEW } else { 0 };
         for name in self.joined.keys() {
-            let mut truth = self.world.truth.lock().unwrap();
-            truth.leaving(name, &id, now);
-            truth.will_have_left(name, &id, now, unheard);
+            self.world.truth.lock().unwrap().leaving(name, &id, now);
         }
-        if let Some(socket) = self.socket.take() {
-            socket.session.end(Some(Reason::Left));
+        if let Some(Socket { session, instance, .. }) = self.socket.take() {
+            session.end(Some(Reason::Left));
+            // An instance that dies with a goodbye was just lost, to all others.
+            sleep(Duration::from_millis(100)).await;
+            let is_alone = instance.is_dead() || instance.alone_since.lock().unwrap().is_some();
+            let (now, unheard) = (self.now(), if is_alone { GRACE + 2 * RENEW } else { 0 });
+            for name in self.joined.keys() {
+                self.world.truth.lock().unwrap().will_have_left(name, &id, now, unheard);
+            }
         }
         self.claim = None;
         self.joined.clear();

@@ -16,7 +16,7 @@ fn assert_flawless(seed: u64, outcome: &Outcome) {
 fn seeds() -> Vec<u64> {
     match std::env::var("ROLLCALL_SEED") {
         Ok(seed) => vec![seed.parse().expect("ROLLCALL_SEED is a number")],
-        Err(_) => (0..std::env::var("ROLLCALL_SEEDS").ok().and_then(|n| n.parse().ok()).unwrap_or(4)).collect(),
+        Err(_) => (0..std::env::var("ROLLCALL_SEEDS").ok().and_then(|n| n.parse().ok()).unwrap_or(8)).collect(),
     }
 }
 
