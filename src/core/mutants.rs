@@ -10,8 +10,7 @@ fn check(rule: Rule, seed: u64) -> Vec<String> {
     let faults = match rule {
         // An older take is sent by an instance that has not heard of the newer one.
         Rule::Take => each(|place| Fault::Line { place: Some(place), way: Way::Cut, ms: 13_000 }),
-        // A batch arrives when whoever sent it is dead and forgotten.
-        Rule::DeadGeneration => (0..30).map(|at| Fault::Kill { place: at % 3, silent_ms: 2_500, ms: 2_000 }).collect(),
+        Rule::DeadGeneration => return super::tests::a_batch_comes_too_late(),
         Rule::PresenceTime => vec![all(Way::Cut, 60_000), Fault::Jump { ms: 3_600_000 }, all(Way::Silent, 30_000)],
         Rule::Settling => vec![Fault::Emptied { ms: 0 }, Fault::Emptied { ms: 8_000 }],
         // A batch arrives over an older link.

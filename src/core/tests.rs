@@ -120,6 +120,13 @@ async fn join(session: &mut Session) -> Result<Reply, Error> {
 
 /// A connection that an instance holds in a channel which will not be heard of again.
 async fn held_by_a_dead_instance(store: &Rigged) -> ConnectionId {
+    let (batch, connection) = last_batch(store).await;
+    store.memory.write(0, &batch).await.unwrap().unwrap();
+    connection
+}
+
+/// An instance that has registered just now, and its last batch, which is under way: a connection that it holds in a channel.
+async fn last_batch(store: &Rigged) -> (Batch, ConnectionId) {
     let dead = Generation { instance: "dead".into(), number: 1 };
     let renewal =
         Renewal { generation: dead.clone(), link: 1, version: "test".into(), known: None, done: true, bye: false };
@@ -138,9 +145,21 @@ async fn held_by_a_dead_instance(store: &Rigged) -> ConnectionId {
         let ask = Ask::Present { take: 1, fresh: true, limit: 0, keep: Keep::Held, body: body.clone() };
         Entry { roster, connection: connection.clone(), ask }
     });
-    let batch = Batch { generation: dead, link: 1, epoch: beat.epoch, entries: entries.into() };
-    store.memory.write(0, &batch).await.unwrap().unwrap();
-    connection
+    (Batch { generation: dead, link: 1, epoch: beat.epoch, entries: entries.into() }, connection)
+}
+
+/// A batch arrives when whoever sent it is dead and forgotten. Returns what is wrong then.
+pub(super) fn a_batch_comes_too_late() -> Vec<String> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
+    runtime.expect("a runtime can be built").block_on(async {
+        let scene = Scene::over(Rigged::open("me"));
+        let (batch, connection) = last_batch(&scene.store).await;
+        tokio::time::sleep(Duration::from_secs(30)).await;
+        let written = scene.store.memory.write(0, &batch).await.unwrap();
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        let stay = scene.stay(&connection).await;
+        stay.map(|stay| format!("{written:?}, and a minute later {connection} is still {stay:?}")).into_iter().collect()
+    })
 }
 
 #[tokio::test(start_paused = true)]
