@@ -26,10 +26,10 @@ test: setup ## All tests: Rust against real Redis and nginx, the page in a brows
 	ROLLCALL_BIN="$(BINARY)" tests/openapi/run
 
 chaos: setup ## Break everything that can break; what happened stands in docs/failures.md then
-	cargo test --locked --features test-hooks --test chaos --no-run
+	cargo test --locked --features test-hooks --test chaos --test nemesis --no-run
 	rm -rf "$(FAILURES)"
 	@held=true; ROLLCALL_FAILURES="$(FAILURES)" timeout $(CHAOS_MOST) \
-		cargo test --locked --features test-hooks --test chaos -- --include-ignored --test-threads 2 || held=false; \
+		cargo test --locked --features test-hooks --no-fail-fast --test chaos --test nemesis -- --include-ignored --test-threads 2 || held=false; \
 	script/failures "$(FAILURES)" docs/failures.md && $$held
 
 fmt: ## Format the sources

@@ -11,7 +11,7 @@ use super::{
     stage::{GRACE, SECOND, SHOWN_WITHIN, Stage, people, rooms, times},
 };
 
-const SECTION: &str = "Redis Cluster";
+const SECTION: &str = "A cluster of Redis fails";
 const PEOPLE: usize = 120;
 
 /// How a master goes.
