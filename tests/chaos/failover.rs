@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use tokio::time::{Instant, sleep};
 
 use super::{
-    harness::{Crowd, Farewell, Launch, Person, Row, Sentinels, eventually, segment},
+    harness::{Crowd, Farewell, HostClock, Launch, Person, Row, Sentinels, eventually, segment},
     load::Load,
     stage::{GRACE, SECOND, SHOWN_WITHIN, Stage, people, rooms, times},
 };
@@ -114,6 +114,32 @@ async fn a_replica_that_lags_takes_over_and_gives_back_and_only_who_left_has_lef
         Launch::default(),
     )
     .await;
+}
+
+/// The same where the clock of the replica's host is so many seconds ahead of that of the master's.
+#[cfg(target_os = "linux")]
+async fn a_replica_whose_clock_is_off_takes_over(ahead_s: i64) {
+    let clock = HostClock::right();
+    clock.set(ahead_s);
+    let event = match ahead_s {
+        0.. => format!("the same, with the replica's clock {ahead_s} s ahead"),
+        _ => format!("the same, with the replica's clock {} s behind", -ahead_s),
+    };
+    a_lagging_replica_takes_over(&event, Launch::default().within(&clock.settings())).await;
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "long: make chaos"]
+async fn a_replica_whose_clock_is_twenty_seconds_ahead_takes_over() {
+    a_replica_whose_clock_is_off_takes_over(20).await;
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "long: make chaos"]
+async fn a_replica_whose_clock_is_a_minute_behind_takes_over() {
+    a_replica_whose_clock_is_off_takes_over(-60).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
