@@ -28,7 +28,7 @@ async fn a_slot_moves_and_a_master_dies(event: &str, launch: Launch, end: End) {
     let cluster = Cluster::start(&launch).await;
     let space = cluster.space();
     let prefix = space.last().expect("a space has a prefix").1.clone();
-    let spaces = [vec![space.clone()], vec![space]].concat();
+    let spaces = vec![space.clone(), space];
     let mut stage = Stage::set_in(cluster, spaces, Vec::new(), &[]).await;
     stage.witness(&[0, 1], &channels).await;
     let crowd = Arc::new(Crowd::gather(&stage.doors, people(PEOPLE, &channels, 12)).await);

@@ -49,16 +49,21 @@ pub fn assert_no_epoch_comes_again(witness: &Person) {
     assert!(!seen.is_empty());
 }
 
+/// Two instances behind Sentinels with a replica that is started like this, people and witnesses; and when everybody had seen everybody.
+async fn set(second: Launch, channels: &[String]) -> (Stage<Sentinels>, Arc<Crowd>, Instant) {
+    let sentinels = Sentinels::start(second).await;
+    let spaces = std::iter::repeat_n(sentinels.space(), 2).collect();
+    let mut stage = Stage::set_in(sentinels, spaces, Vec::new(), &[]).await;
+    stage.witness(&[0, 1], channels).await;
+    let crowd = Arc::new(Crowd::gather(&stage.doors, people(PEOPLE, channels, 12)).await);
+    let since = stage.curtain(&crowd, channels).await;
+    (stage, crowd, since)
+}
+
 async fn a_lagging_replica_takes_over(event: &str, second: Launch) {
     let mut row = Row::begin(SECTION, event);
     let channels = rooms(6);
-    let sentinels = Sentinels::start(second).await;
-    let spaces = vec![sentinels.space()];
-    let spaces = [spaces.clone(), spaces].concat();
-    let mut stage = Stage::set_in(sentinels, spaces, Vec::new(), &[]).await;
-    stage.witness(&[0, 1], &channels).await;
-    let crowd = Arc::new(Crowd::gather(&stage.doors, people(PEOPLE, &channels, 12)).await);
-    let since = stage.curtain(&crowd, &channels).await;
+    let (mut stage, crowd, since) = set(second, &channels).await;
 
     // What is acknowledged from here on the replica does not hear.
     stage.redis.lag(0).await;
@@ -147,13 +152,7 @@ async fn a_replica_whose_clock_is_a_minute_behind_takes_over() {
 async fn a_frozen_master_wakes_up_when_its_replica_has_its_place() {
     let mut row = Row::begin(SECTION, "a master is frozen until Sentinel has promoted its replica, and wakes up");
     let channels = rooms(6);
-    let sentinels = Sentinels::start(Launch::default()).await;
-    let spaces = vec![sentinels.space()];
-    let spaces = [spaces.clone(), spaces].concat();
-    let mut stage = Stage::set_in(sentinels, spaces, Vec::new(), &[]).await;
-    stage.witness(&[0, 1], &channels).await;
-    let crowd = Arc::new(Crowd::gather(&stage.doors, people(PEOPLE, &channels, 12)).await);
-    let since = stage.curtain(&crowd, &channels).await;
+    let (mut stage, crowd, since) = set(Launch::default(), &channels).await;
     let load = Load::begin(&crowd, 5);
     stage.redis.server_mut(0).pause();
     let frozen = Instant::now();

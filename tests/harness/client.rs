@@ -80,28 +80,10 @@ impl Client {
     pub async fn resume_on(self, base: &str, token: &str) -> Self {
         let client = Self::connect(base).await;
         self.drop_socket().await;
-        let (views, resume) = {
-            let mut books = self.shared.books.lock().unwrap();
-            let resume = books.welcome["resume"].as_str().expect("a welcome brings a resume token").to_owned();
-            client.shared.books.lock().unwrap().violations.append(&mut books.violations);
-            (std::mem::take(&mut books.views), resume)
-        };
-        let again: Vec<_> = views
-            .iter()
-            .map(|(channel, view)| {
-                let (epoch, version) = view.version();
-                let since = view.is_complete().then(|| json!({"epoch": epoch, "version": version}));
-                (channel.clone(), view.level(), since)
-            })
-            .collect();
-        client.shared.books.lock().unwrap().views = views;
+        let resume = self.resume_token();
+        client.take_views(&self);
         client.hello_resume(token, &resume).await.unwrap_or_else(|error| panic!("resume on {base}: {error:?}"));
-        for (channel, level, since) in again {
-            client
-                .watch_since(&channel, level, since)
-                .await
-                .unwrap_or_else(|error| panic!("watch {channel} again: {error:?}"));
-        }
+        client.watch_again().await.unwrap_or_else(|error| panic!("watch again: {error:?}"));
         client
     }
 

@@ -38,6 +38,14 @@ impl Client {
         Ok(())
     }
 
+    /// Takes over the views of an earlier client, which go on where they were, and nothing else that it has seen.
+    pub(super) fn take_views(&self, earlier: &Self) {
+        let mut earlier = earlier.shared.books.lock().unwrap();
+        let mut books = self.shared.books.lock().unwrap();
+        books.violations.append(&mut earlier.violations);
+        books.views = std::mem::take(&mut earlier.views);
+    }
+
     /// As [`Client::resume_on`], with its `resume` token or without one, but within a time; where it fails the client is given back to try again.
     pub async fn try_again_on(
         self,
@@ -56,24 +64,9 @@ impl Client {
         };
         let Ok(Some(client)) = tokio::time::timeout(within, opening).await else { return Err(self) };
         self.drop_socket().await;
-        let views = {
-            let mut books = self.shared.books.lock().unwrap();
-            client.shared.books.lock().unwrap().violations.append(&mut books.violations);
-            std::mem::take(&mut books.views)
-        };
-        let again: Vec<_> = views
-            .iter()
-            .map(|(channel, view)| {
-                let (epoch, version) = view.version();
-                let since = view.is_complete().then(|| json!({"epoch": epoch, "version": version}));
-                (channel.clone(), view.level(), since)
-            })
-            .collect();
-        client.shared.books.lock().unwrap().views = views;
-        for (channel, level, since) in again {
-            // Where it fails the socket is gone again, and whoever holds the client sees that.
-            let _ = tokio::time::timeout(within, client.watch_since(&channel, level, since)).await;
-        }
+        client.take_views(&self);
+        // Where it fails the socket is gone again, and whoever holds the client sees that.
+        let _ = tokio::time::timeout(within, client.watch_again()).await;
         Ok(client)
     }
 }
