@@ -7,7 +7,7 @@
 BINARY := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)/debug/rollcall
 # Where the scenarios of failure leave what they have shown, and how long all of them may take.
 FAILURES := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)/failures
-CHAOS_MOST := 40m
+CHAOS_MOST := 70m
 
 help: ## This list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
