@@ -111,7 +111,12 @@ async fn a_slot_moves_and_a_master_dies_under_load_and_only_who_left_has_left() 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "long: make chaos"]
 async fn the_same_over_the_newest_valkey() {
-    a_slot_moves_and_a_master_dies("the same in a Cluster of the newest Valkey", Launch::valkey(), End::Killed).await;
+    a_slot_moves_and_a_master_dies(
+        "a slot of a Cluster of the newest Valkey moves, then one of three masters dies",
+        Launch::valkey(),
+        End::Killed,
+    )
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

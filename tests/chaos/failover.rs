@@ -127,8 +127,13 @@ async fn a_replica_whose_clock_is_off_takes_over(ahead_s: i64) {
     let clock = HostClock::right();
     clock.set(ahead_s);
     let event = match ahead_s {
-        0.. => format!("the same, with the replica's clock {ahead_s} s ahead"),
-        _ => format!("the same, with the replica's clock {} s behind", -ahead_s),
+        0.. => format!(
+            "Sentinel promotes a replica that lags and whose clock is {ahead_s} s ahead, and later the first one again"
+        ),
+        _ => format!(
+            "Sentinel promotes a replica that lags and whose clock is {} s behind, and later the first one again",
+            -ahead_s
+        ),
     };
     a_lagging_replica_takes_over(&event, Launch::default().within(&clock.settings())).await;
 }
