@@ -11,6 +11,7 @@ use crate::{
         member::Reason,
         name::{ConnectionId, RosterKey},
         partition::Beat,
+        roster::Ask,
         version::Epoch,
     },
     store::PartitionId,
@@ -69,6 +70,10 @@ impl Ledger {
         let Book { accounts, lanes, .. } = &mut *book;
         let lane = &mut lanes[usize::from(partition)];
         lane.era += 1;
+        if reset.epoch {
+            // Whether somebody may be taken over was found out in the epoch before. In this one nobody may have said yet that they are there.
+            lane.asks.retain(|(entry, _)| !matches!(entry.ask, Ask::Claim { .. }));
+        }
         for (connection, account) in accounts {
             let mut reborn = false;
             for (roster, place) in &mut account.places {

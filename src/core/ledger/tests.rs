@@ -440,3 +440,18 @@ async fn what_the_stores_list_lacks_is_sent_again() {
     assert_eq!(rosters(&scene.drain()), ["c:a"]);
     assert!(scene.is_settled());
 }
+
+#[tokio::test]
+async fn a_claim_belongs_to_the_epoch_in_which_it_was_found_that_there_is_something_to_claim() {
+    let mut scene = Scene::new();
+    scene.ledger.registered(0, &scene.epoch);
+    let claim = || Entry { roster: user(), connection: scene.connection.clone(), ask: Ask::Claim { token_take: 1 } };
+    let (epoch, claim) = (scene.epoch.clone(), claim());
+    let mut waiting = scene.ledger.ask_in(claim.clone(), &epoch).expect("it is the epoch of now");
+    // In the next one the row may not have been confirmed yet: what waited is not asked, nor what comes too late.
+    scene.reset(NEW_EPOCH, "e2");
+    assert!(scene.drain().is_empty());
+    assert!(waiting.try_recv().is_err_and(|error| error == oneshot::error::TryRecvError::Closed));
+    assert!(scene.ledger.ask_in(claim.clone(), &epoch).is_none());
+    assert!(scene.ledger.ask_in(claim, &scene.epoch).is_some());
+}
