@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value};
 use sha2::{Digest as _, Sha256};
-use tokio::time::timeout;
+use tokio::{sync::oneshot, time::timeout};
 
 use super::{
     Core,
@@ -20,7 +20,7 @@ use crate::domain::{
     roster::{Ask, Body, Entry, Keep, Outcome},
     state,
     time::wall_now_ms,
-    version::Version,
+    version::{Epoch, Version},
 };
 
 /// Somebody else may renew the same lease at the same moment; after so many tries the caller is told.
@@ -165,11 +165,20 @@ impl Core {
     /// Asks one thing of the store and waits for the answer.
     pub(crate) async fn ask(&self, entry: Entry) -> Result<(Outcome, Beat), Error> {
         let too_many = || Error::unavailable("too much waits for the store of presence");
-        let answer = self.ledger.ask(entry).ok_or_else(too_many)?;
-        match timeout(WAIT, answer).await {
-            Ok(Ok(answer)) => Ok(answer),
-            _ => Err(Error::unavailable("the store of presence did not answer in time")),
-        }
+        answered(self.ledger.ask(entry).ok_or_else(too_many)?).await
+    }
+
+    /// The same of what was found out about this epoch.
+    pub(crate) async fn ask_in(&self, entry: Entry, epoch: &Epoch) -> Result<(Outcome, Beat), Error> {
+        let not_now = || Error::unavailable("too much waits for the store of presence, or it has lost its memory");
+        answered(self.ledger.ask_in(entry, epoch).ok_or_else(not_now)?).await
+    }
+}
+
+async fn answered(answer: oneshot::Receiver<(Outcome, Beat)>) -> Result<(Outcome, Beat), Error> {
+    match timeout(WAIT, answer).await {
+        Ok(Ok(answer)) => Ok(answer),
+        _ => Err(Error::unavailable("the store of presence did not answer in time")),
     }
 }
 

@@ -323,11 +323,20 @@ impl Ledger {
 
     /// Asks once, outside of what is wanted: a claim, a lease on somebody's behalf, a removal. Lost with the link: the caller may ask again.
     pub fn ask(&self, entry: Entry) -> Option<oneshot::Receiver<(Outcome, Beat)>> {
+        self.ask_where(entry, |_| true)
+    }
+
+    /// The same of what was found out about this epoch: in another one it is not asked.
+    pub fn ask_in(&self, entry: Entry, epoch: &Epoch) -> Option<oneshot::Receiver<(Outcome, Beat)>> {
+        self.ask_where(entry, |lane| lane.epoch.as_ref() == Some(epoch))
+    }
+
+    fn ask_where(&self, entry: Entry, may: impl Fn(&Lane) -> bool) -> Option<oneshot::Receiver<(Outcome, Beat)>> {
         let partition = usize::from(self.store.partition_of(&entry.roster));
         let (sender, receiver) = oneshot::channel();
         let mut book = self.lock();
         let lane = &mut book.lanes[partition];
-        if lane.asks.len() >= ASKS {
+        if lane.asks.len() >= ASKS || !may(lane) {
             return None;
         }
         lane.asks.push_back((entry, Some(sender)));
@@ -397,7 +406,11 @@ impl Ledger {
             return answered(Settlement::Lost);
         }
         let partition = self.store.partition_of(roster);
-        let count = &lanes[usize::from(partition)].waiting;
+        let lane = &mut lanes[usize::from(partition)];
+        if wanted == Wanted::Held {
+            lane.departed.forget(roster, connection);
+        }
+        let count = &lane.waiting;
         let revision = match (account.places.get_mut(roster), content) {
             (Some(place), content) => {
                 if let Some(content) = content {

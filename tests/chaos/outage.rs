@@ -112,19 +112,24 @@ async fn keep_asking(rest: Rest, channel: String, living: Vec<String>, over: wat
 /// Waits until every instance shows the living in every channel and does not call it stale. Returns how long after `returned` each of them did.
 async fn until_shown(stage: &Stage, living: &[(String, Vec<String>)], returned: Instant) -> Vec<Duration> {
     let shows = stage.instances.iter().map(async |instance| {
-        let rest = instance.rest();
+        let (rest, lacks) = (instance.rest(), std::sync::Mutex::new(String::new()));
         let is_shown = async || {
             for (channel, living) in living {
                 let answer = rest.get(&format!("/v1/channels/{}/members?limit=1000", segment(channel))).await;
                 let members = answer.body["members"].as_array().cloned().unwrap_or_default();
-                let shows = |user: &String| members.iter().any(|member| member["user"] == user.as_str());
-                if answer.body["stale"] != false || !living.iter().all(shows) {
+                let shows = |user: &&String| members.iter().any(|member| member["user"] == user.as_str());
+                let missing: Vec<&String> = living.iter().filter(|user| !shows(user)).collect();
+                if answer.body["stale"] != false || !missing.is_empty() {
+                    let status = (answer.status, &answer.body["stale"], &answer.body["code"]);
+                    *lacks.lock().unwrap() = format!("{channel} {status:?} without {missing:?}");
                     return false;
                 }
             }
             true
         };
-        assert!(holds_within(3 * SHOWN_WITHIN, is_shown).await.is_some(), "the living are not shown");
+        let came = holds_within(3 * SHOWN_WITHIN, is_shown).await;
+        let ready = rest.get("/readyz").await.text;
+        assert!(came.is_some(), "{} {ready}; log {:#?}", lacks.lock().unwrap(), instance.log());
         returned.elapsed()
     });
     join_all(shows).await

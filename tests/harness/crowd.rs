@@ -73,6 +73,7 @@ impl Plan {
 pub struct Visit {
     pub broke_at: Instant,
     pub back_at: Instant,
+    /// Whether the connection and all its places were kept.
     pub resumed: bool,
 }
 
@@ -268,9 +269,12 @@ impl Soul {
             false => client.hello(&self.token).await,
         };
         let welcome = patiently(hello).await?;
-        let resumed = welcome["resumed"] == true;
+        let channels = welcome["channels"].as_array().expect("a welcome lists channels");
+        let lost: Vec<&String> =
+            self.plan.joins.iter().filter(|channel| !channels.iter().any(|kept| *kept == channel.as_str())).collect();
+        let resumed = welcome["resumed"] == true && lost.is_empty();
         if !resumed {
-            for channel in &self.plan.joins {
+            for channel in lost {
                 patiently(async || client.join(channel, self.plan.state.clone()).await).await?;
             }
         }

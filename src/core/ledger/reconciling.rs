@@ -11,6 +11,7 @@ use crate::{
         member::Reason,
         name::{ConnectionId, RosterKey},
         partition::Beat,
+        roster::Ask,
         version::Epoch,
     },
     store::PartitionId,
@@ -71,6 +72,10 @@ impl Ledger {
         lane.era += 1;
         if let Some((epoch, now)) = last.filter(|_| reset.epoch) {
             lane.departed.remember(epoch, now);
+        }
+        if reset.epoch {
+            // Whether somebody may be taken over was found out in the epoch before. In this one nobody may have said yet that they are there.
+            lane.asks.retain(|(entry, _)| !matches!(entry.ask, Ask::Claim { .. }));
         }
         for (connection, account) in accounts {
             let mut reborn = false;

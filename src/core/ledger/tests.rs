@@ -469,11 +469,11 @@ async fn an_instance_is_done_when_it_has_said_what_it_answered_for_though_others
 async fn who_has_left_a_moment_ago_is_said_to_have_left_in_a_new_epoch_too() {
     let mut scene = Scene::new();
     scene.present(&[user(), channel("a"), channel("b"), channel("c")]);
-    for name in ["a", "b"] {
-        drop(scene.ledger.leave(&scene.connection, &channel(name), Reason::Left));
-    }
+    drop(scene.ledger.leave(&scene.connection, &channel("a"), Reason::Left));
     scene.drain();
-    drop(scene.ledger.leave(&scene.connection, &channel("c"), Reason::Kicked));
+    for name in ["b", "c"] {
+        drop(scene.ledger.leave(&scene.connection, &channel(name), Reason::Kicked));
+    }
     scene.now += 1_000;
     scene.drain();
     // One has come back, under the same take: it is not sent away.
@@ -482,6 +482,8 @@ async fn who_has_left_a_moment_ago_is_said_to_have_left_in_a_new_epoch_too() {
     scene.reset(NEW_EPOCH, "e2");
     let is_early = scene.drain().iter().any(|entry| matches!(entry.ask, Ask::Absent { .. }));
     assert!(!is_early, "whoever has come back elsewhere has not said so yet");
+    // Another instance takes the connection over, and has not taken its places yet: who had come back is not sent away all the same.
+    scene.ledger.overruled(&scene.connection, &user(), 1, Reason::Replaced);
     scene.ledger.settled(0);
     let again: Vec<Entry> = scene.drain().into_iter().filter(|entry| matches!(entry.ask, Ask::Absent { .. })).collect();
     assert_eq!(rosters(&again), ["c:c"], "the other leave is too long ago");
@@ -607,4 +609,19 @@ async fn who_comes_where_the_take_had_ended_comes_with_a_new_one_but_not_by_a_re
     let gone = |entry: &Entry| if entry.roster == channel("b") { Outcome::Gone } else { done(entry) };
     (0..5).for_each(|_| drop(scene.round_with(gone)));
     assert_eq!(joined.await, Ok(Settlement::Lost), "it may have been there, and somebody has ended it");
+}
+
+#[tokio::test]
+async fn a_claim_belongs_to_the_epoch_in_which_it_was_found_that_there_is_something_to_claim() {
+    let mut scene = Scene::new();
+    scene.ledger.registered(0, &scene.epoch);
+    let claim = || Entry { roster: user(), connection: scene.connection.clone(), ask: Ask::Claim { token_take: 1 } };
+    let (epoch, claim) = (scene.epoch.clone(), claim());
+    let mut waiting = scene.ledger.ask_in(claim.clone(), &epoch).expect("it is the epoch of now");
+    // In the next one the row may not have been confirmed yet: what waited is not asked, nor what comes too late.
+    scene.reset(NEW_EPOCH, "e2");
+    assert!(scene.drain().is_empty());
+    assert!(waiting.try_recv().is_err_and(|error| error == oneshot::error::TryRecvError::Closed));
+    assert!(scene.ledger.ask_in(claim.clone(), &epoch).is_none());
+    assert!(scene.ledger.ask_in(claim, &scene.epoch).is_some());
 }

@@ -1,6 +1,6 @@
 //! How a session begins: as a new connection, or as one from before.
 
-use std::time::Duration;
+use std::{collections::HashMap, time::Duration};
 
 use serde_json::Map;
 use tokio::time::timeout;
@@ -18,6 +18,7 @@ use crate::{
         time::wall_now_ms,
         version::Epoch,
     },
+    store::StoreError,
 };
 
 /// How long a resume waits for a settling epoch.
@@ -53,14 +54,15 @@ impl Session {
     /// Takes over the connection that the claim names; none where it is not there any more.
     pub(super) async fn resume(&mut self, user: &UserName, claim: ResumeClaim) -> Result<Option<u64>, Error> {
         let key = RosterKey::User(user.clone());
-        if timeout(SETTLE_WAIT, self.may_be_taken(&key, &claim.connection)).await.is_err() {
+        let Ok(epoch) = timeout(SETTLE_WAIT, self.epoch_to_take_it_in(&key, &claim.connection)).await else {
             return Err(Error::unavailable("the store of presence is settling"));
-        }
+        };
+        let before = self.places_of(&key, &claim.connection).await;
         let ask = Ask::Claim { token_take: claim.take };
         let entry = Entry { roster: key.clone(), connection: claim.connection.clone(), ask };
         let core = self.core.clone();
         let mut claiming = Claiming { ledger: &core.ledger, place: Some((claim.connection.clone(), key.clone())) };
-        let row = match self.core.ask(entry).await? {
+        let row = match self.core.ask_in(entry, &epoch).await? {
             (Outcome::Claimed { row }, _) => *row,
             _ => {
                 claiming.place = None;
@@ -71,7 +73,7 @@ impl Session {
         let channels = Whereabouts::from_json(&row.private).channels;
         let keys: Vec<_> =
             channels.iter().map(|name| (RosterKey::Channel(name.clone()), claim.connection.clone())).collect();
-        let rows = self.core.store.rows(&keys).await?;
+        let rows = self.rows_after(&keys, &before).await?;
         self.connection = claim.connection;
         self.owner = self.core.ledger.open(&self.connection, user, row.take, row.valid, Some(self.notices.clone()));
         claiming.place = None;
@@ -111,6 +113,52 @@ impl Session {
         self.core.metrics.resumes.inc();
         self.show_info();
         Ok(Some(take))
+    }
+
+    /// A connection's places in channels as they are before it is taken over. What cannot be read now is read afterwards.
+    async fn places_of(&self, key: &RosterKey, connection: &ConnectionId) -> HashMap<RosterKey, Row> {
+        let store = &self.core.store;
+        let Ok(rows) = store.rows(&[(key.clone(), connection.clone())]).await else { return HashMap::new() };
+        let Some(row) = rows.into_iter().flatten().next() else { return HashMap::new() };
+        let channels = Whereabouts::from_json(&row.private).channels.into_iter().map(RosterKey::Channel);
+        let keys: Vec<_> = channels.map(|channel| (channel, connection.clone())).collect();
+        let Ok(rows) = store.rows(&keys).await else { return HashMap::new() };
+        keys.into_iter().zip(rows).filter_map(|((channel, _), row)| Some((channel, row?))).collect()
+    }
+
+    /// The places after it was taken over. The instance that had them has let go of them by then: where the store has lost its memory in between, nobody
+    /// else knows them any more, and what was read before counts.
+    async fn rows_after(
+        &self,
+        keys: &[(RosterKey, ConnectionId)],
+        before: &HashMap<RosterKey, Row>,
+    ) -> Result<Vec<Option<Row>>, StoreError> {
+        let store = &self.core.store;
+        let mut rows = store.rows(keys).await?;
+        for ((channel, _), row) in keys.iter().zip(&mut rows).filter(|(_, row)| row.is_none()) {
+            let Some(known) = before.get(channel) else { continue };
+            let numbers = store.numbers(store.partition_of(channel), std::slice::from_ref(channel)).await;
+            // Who has been taken out of the channel meanwhile is not put back.
+            if numbers.is_ok_and(|numbers| numbers.epoch == known.epoch) {
+                continue;
+            }
+            *row = Some(known.clone());
+        }
+        Ok(rows)
+    }
+
+    /// Waits until a connection can be taken over, and returns the epoch of which that is true.
+    async fn epoch_to_take_it_in(&self, key: &RosterKey, connection: &ConnectionId) -> Epoch {
+        let pulse = &self.core.pulses[usize::from(self.core.store.partition_of(key))];
+        let epoch_of_now = || pulse.standing().map(|standing| standing.beat.epoch);
+        loop {
+            let before = epoch_of_now();
+            self.may_be_taken(key, connection).await;
+            if let Some(epoch) = epoch_of_now().filter(|epoch| before.as_ref() == Some(epoch)) {
+                return epoch;
+            }
+            tokio::task::yield_now().await;
+        }
     }
 
     /// Waits until a connection can be taken over: the epochs of its partitions have settled, or whoever answers for the connection has confirmed all of it
