@@ -64,7 +64,7 @@ fn bad_settings_are_one_sentence_and_exit_code_2() {
     for (variable, value, part) in [
         ("ROLLCALL__SERVER__LISTN", "x", "there is no setting `server.listn`"),
         ("ROLLCALL__PRESENCE__INSTANCE_LEASE_MS", "5000", "`presence.instance_lease_ms` is 5000"),
-        ("ROLLCALL__REDIS__URL", "redis+cluster://a,b", "one Redis only"),
+        ("ROLLCALL__REDIS__URL", "redis+cluster://a,b/1", "a Cluster has one database"),
         ("ROLLCALL__AUTH__PUBLIC_KEYS", "/nowhere.pem", "the key file /nowhere.pem cannot be read"),
     ] {
         let text = refused(&rollcall(&["check"], &[key, (variable, value)]), 2);
