@@ -3,7 +3,7 @@
 use std::{
     net::SocketAddr,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -42,12 +42,16 @@ struct State {
     deaf: u64,
 }
 
+/// What a client is not to get through once: its link is closed instead.
+type Trip = Arc<Mutex<Option<&'static str>>>;
+
 /// One link, as both of its directions see it.
 #[derive(Clone)]
 struct Link {
     number: u64,
     /// Whether the client has asked for a subscription: this is a feed.
     is_feed: Arc<AtomicBool>,
+    trip: Trip,
     state: watch::Receiver<State>,
 }
 
@@ -61,6 +65,7 @@ impl Link {
 pub struct Proxy {
     port: u16,
     state: Arc<watch::Sender<State>>,
+    trip: Trip,
     task: JoinHandle<()>,
 }
 
@@ -71,18 +76,20 @@ impl Proxy {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("loopback has free ports");
         let own = listener.local_addr().expect("a bound socket has an address").port();
         let state = Arc::new(watch::Sender::new(State { mode: Mode::Open, round: 0, links: 0, deaf: 0 }));
-        let shared = state.clone();
+        let (shared, trip) = (state.clone(), Trip::default());
+        let tripping = trip.clone();
         let task = tokio::spawn(async move {
             while let Ok((socket, _)) = listener.accept().await {
                 shared.send_modify(|state| state.links += 1);
                 let state = shared.subscribe();
                 let (mode, number) = (state.borrow().mode, state.borrow().links - 1);
                 if mode != Mode::Cut {
-                    tokio::spawn(run(socket, target, Link { number, is_feed: Arc::default(), state }));
+                    let link = Link { number, is_feed: Arc::default(), trip: tripping.clone(), state };
+                    tokio::spawn(run(socket, target, link));
                 }
             }
         });
-        Self { port: own, state, task }
+        Self { port: own, state, trip, task }
     }
 
     pub fn port(&self) -> u16 {
@@ -102,6 +109,17 @@ impl Proxy {
     /// Closes all links once; new ones work.
     pub fn cut_once(&self) {
         self.state.send_modify(|state| state.round += 1);
+    }
+
+    /// Closes all links once, and of the new ones that over which these words are sent first, before they pass.
+    pub fn cut_once_and_at(&self, words: &'static str) {
+        *self.trip.lock().unwrap() = Some(words);
+        self.cut_once();
+    }
+
+    /// Whether somebody has sent those words.
+    pub fn has_tripped(&self) -> bool {
+        self.trip.lock().unwrap().is_none()
     }
 
     /// Keeps links, present and new, and lets nothing pass.
@@ -157,13 +175,18 @@ enum Direction {
 async fn pump(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, link: Link, direction: Direction) {
     // A queue between reading and writing, so that a delay costs latency and not throughput.
     let (queue, mut due) = mpsc::channel::<(Instant, Vec<u8>)>(256);
-    let (modes, mut state, is_feed) = (link.state.clone(), link.state.clone(), link.is_feed.clone());
+    let (modes, mut state) = (link.state.clone(), link.state.clone());
+    let (is_feed, trip) = (link.is_feed.clone(), link.trip.clone());
     let read = async move {
         let mut buffer = vec![0; 16 * 1024];
         while let Ok(length @ 1..) = from.read(&mut buffer).await {
             // A command is short and comes in one piece.
-            if direction == Direction::There && buffer[..length].windows(11).any(|part| part == b"SUBSCRIBE\r\n") {
+            let sends = |words: &str| buffer[..length].windows(words.len()).any(|part| part == words.as_bytes());
+            if direction == Direction::There && sends("SUBSCRIBE\r\n") {
                 is_feed.store(true, Ordering::Relaxed);
+            }
+            if direction == Direction::There && trip.lock().unwrap().take_if(|words| sends(words)).is_some() {
+                return;
             }
             let mode = modes.borrow().mode;
             let delay = if let Mode::Delay(by) = mode { by } else { Duration::ZERO };

@@ -408,6 +408,17 @@ async fn two_instances_that_start_at_once_agree_on_the_schema() {
 }
 
 #[tokio::test]
+async fn a_connection_that_breaks_before_the_schema_was_looked_at_is_given_up() {
+    let redis = harness::Redis::start().await;
+    let proxy = harness::Proxy::start(redis.port()).await;
+    let settings = Settings { url: Some(proxy.redis_url()), ..settings(&redis, "t", 1) };
+    let (store, _feed) = connect(&settings).await.unwrap();
+    proxy.cut_once_and_at(":schema\r\n");
+    let registers = async || store.renew(0, renewal(None)).await.is_ok() && proxy.has_tripped();
+    eventually(DEADLINE, registers).await;
+}
+
+#[tokio::test]
 async fn redis_is_reached_through_a_unix_socket() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("redis.sock");

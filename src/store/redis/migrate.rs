@@ -7,7 +7,7 @@ use redis::{Script, aio::MultiplexedConnection};
 use super::{
     client::failed,
     keys::{Keys, SCHEMA},
-    topology::Topology,
+    topology::{Line, Topology},
 };
 use crate::store::StoreError;
 
@@ -108,11 +108,12 @@ async fn climb_locked(
         let script = Script::new(step);
         for partition in 0..partitions {
             let mut cursor = String::new();
-            let mut home = topology.connected(&*topology.node_of(partition)?).await?.connection;
+            let node = topology.node_of(partition)?;
+            let Line { id: line, connection: mut home } = topology.connected(&node).await?;
             loop {
                 let versions = keys.partition(partition).versions();
                 let call = script.key(versions).arg(&cursor).invoke_async(&mut home).await;
-                cursor = call.map_err(|error| failed(&error))?;
+                cursor = call.map_err(|error| failed(&error)).inspect_err(|_| node.drop_line(line))?;
                 if cursor.is_empty() {
                     break;
                 }

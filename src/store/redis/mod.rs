@@ -225,7 +225,9 @@ impl Redis {
         let ensuring = async {
             let line = self.topology.connected(&of_schema).await?;
             if self.schema_line.load(Ordering::Relaxed) != line.id {
-                migrate::ensure(&self.topology, &self.keys, self.partitions).await?;
+                let ensured = migrate::ensure(&self.topology, &self.keys, self.partitions).await;
+                // It may be the line that has failed: the next try takes another.
+                ensured.inspect_err(|_| of_schema.drop_line(line.id))?;
                 self.schema_line.store(line.id, Ordering::Relaxed);
             }
             Ok(())
