@@ -215,6 +215,15 @@ impl Redis {
         line.unwrap_or_else(|| panic!("no {name} in {info}")).trim().to_owned()
     }
 
+    /// Whether it says this of its replication. Not so while it says nothing: Sentinels close all connections to a server that they give another
+    /// master.
+    pub async fn replicates(&self, name: &str, value: &str) -> bool {
+        let Ok(info) = self.try_command(&["INFO", "replication"]).await else { return false };
+        let info: String = redis::from_redis_value(info).expect("INFO is a text");
+        let line = format!("{name}:{value}");
+        info.lines().any(|said| said.trim() == line)
+    }
+
     /// What it printed.
     pub fn log(&self) -> Vec<String> {
         self.child.as_ref().map(|child| Lines::all(&child.stdout)).unwrap_or_default()

@@ -83,11 +83,11 @@ impl Sentinels {
         self.servers[place].start_again().await;
         let server = &self.servers[place];
         let [name, password] = REPLICA;
-        server.command(&["ACL", "SETUSER", name, "on", &format!(">{password}"), "+psync", "+replconf", "+ping"]).await;
-        let is_replica = async || {
-            server.info("replication", "role").await == "slave"
-                && server.info("replication", "master_link_status").await == "up"
-        };
+        let password = format!(">{password}");
+        let user = ["ACL", "SETUSER", name, "on", &password, "+psync", "+replconf", "+ping"];
+        eventually(DEADLINE, async || server.try_command(&user).await.is_ok()).await;
+        let is_replica =
+            async || server.replicates("role", "slave").await && server.replicates("master_link_status", "up").await;
         eventually(2 * DEADLINE, is_replica).await;
     }
 
@@ -128,7 +128,7 @@ impl Sentinels {
     /// Waits until all of them name this master, and it is one.
     pub async fn until_master(&self, place: usize) {
         let promoted = holds_within(DEADLINE, async || {
-            self.master().await == Some(place) && self.servers[place].info("replication", "role").await == "master"
+            self.master().await == Some(place) && self.servers[place].replicates("role", "master").await
         });
         promoted.await.unwrap_or_else(|| panic!("server {place} has not become the master"));
     }
