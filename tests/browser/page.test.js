@@ -359,7 +359,9 @@ test("a frame is shown on demand, and the log keeps the last 200 lines", LIMIT, 
   await press(page, "Ann", "present");
   await shows(page, ["Ann"], 1, 1);
   await page.locator('.entry[data-kind="join"] summary').click();
-  const frame = JSON.parse(await page.locator('.entry[data-kind="join"] pre').textContent());
+  // The page hears of the opening a moment later, and fills it in then.
+  const shown = page.locator('.entry[data-kind="join"] pre', { hasText: "{" });
+  const frame = JSON.parse(await shown.textContent());
   assert.equal(frame.event, "delta");
   assert.equal(frame.join[0].user, "Ann");
   for (let number = 1; number <= 250; number++) tell({ event: `made-up-${number}` });
