@@ -240,6 +240,7 @@ fn describe(settings: &Settings) -> String {
     line("auth.issuer", &auth.issuer);
     line("auth.audience", &auth.audience);
     line("auth.leeway_ms", &auth.leeway_ms);
+    line("auth.revocation_days", &auth.revocation_days);
     line("auth.resume_secret", &auth.resume_secret);
     line("auth.api_keys", &auth.api_keys);
     line("presence.ping_ms", &presence.ping_ms);
@@ -253,14 +254,22 @@ fn describe(settings: &Settings) -> String {
     line("presence.away_after_ms", &presence.away_after_ms);
     line("presence.typing_ms", &presence.typing_ms);
     line("presence.last_seen_days", &presence.last_seen_days);
+    line("presence.net_above", &presence.net_above);
+    line("presence.occupancy_above", &presence.occupancy_above);
     line("limits.frame_bytes", &limits.frame_bytes);
     line("limits.state_bytes", &limits.state_bytes);
+    line("limits.user_state_bytes", &limits.user_state_bytes);
     line("limits.channels_per_connection", &limits.channels_per_connection);
     line("limits.watched_users", &limits.watched_users);
+    line("limits.watched_patterns", &limits.watched_patterns);
+    line("limits.pattern_channels", &limits.pattern_channels);
+    line("limits.signal_bytes", &limits.signal_bytes);
+    line("limits.signals_per_second", &limits.signals_per_second);
     line("limits.operations_per_second", &limits.operations_per_second);
     line("limits.connections_per_user", &limits.connections_per_user);
     line("limits.connections_per_address", &limits.connections_per_address);
     line("limits.members_per_channel", &limits.members_per_channel);
+    line("limits.revocations", &limits.revocations);
     for namespace in namespace {
         line("namespace", namespace);
     }

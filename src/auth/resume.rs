@@ -104,6 +104,7 @@ mod tests {
             issuer: None,
             audience: Vec::new(),
             leeway_ms: 0,
+            revocation_days: 30,
             resume_secret: resume.map(Into::into),
             api_keys: Vec::new(),
         })

@@ -24,6 +24,8 @@ pub struct Settings {
     pub audience: Vec<String>,
     /// By how much the clock of the issuer may differ.
     pub leeway_ms: u64,
+    /// For how long a revocation is remembered, days: longer than any token lives.
+    pub revocation_days: u32,
     /// What resume tokens are signed with, the same on every instance.
     #[serde(default)]
     pub resume_secret: Option<Secret>,

@@ -91,6 +91,7 @@ fn redis(settings: &Settings) -> Result<(), Error> {
 fn auth(settings: &Settings) -> Result<(), Error> {
     let auth = &settings.auth;
     within("auth.leeway_ms", auth.leeway_ms, 0..=300_000)?;
+    within("auth.revocation_days", auth.revocation_days, 1..=3_650)?;
     long_enough("auth.hs256_secret", auth.hs256_secret.as_ref())?;
     long_enough("auth.resume_secret", auth.resume_secret.as_ref())?;
     let names: Vec<&str> = auth.api_keys.iter().map(|key| &*key.name).collect();
@@ -129,6 +130,15 @@ fn presence(settings: &Settings) -> Result<(), Error> {
     within("presence.away_after_ms", presence.away_after_ms, 1_000..=86_400_000)?;
     within("presence.typing_ms", presence.typing_ms, 500..=60_000)?;
     within("presence.last_seen_days", presence.last_seen_days, 1..=3_650)?;
+    within("presence.net_above", presence.net_above, 1..=1_000_000_000_000)?;
+    within("presence.occupancy_above", presence.occupancy_above, 1..=1_000_000_000_000)?;
+    if presence.occupancy_above <= presence.net_above {
+        return refuse(format!(
+            "`presence.occupancy_above` is {}, but must be more than `presence.net_above`, which is {}: watchers get \
+             fewer changes before they get none",
+            presence.occupancy_above, presence.net_above
+        ));
+    }
     let (lease, renew) = (presence.instance_lease_ms, presence.instance_renew_ms);
     // One step of presence time is a renewal and a second at most; a lease that two of them outrun dies of one lost answer.
     if lease < 2 * renew + 1_000 {
@@ -161,19 +171,32 @@ fn limits(settings: &Settings) -> Result<(), Error> {
     let limits = &settings.limits;
     within("limits.frame_bytes", limits.frame_bytes, 1_024..=1_048_576)?;
     within("limits.state_bytes", limits.state_bytes, 0..=1_000_000)?;
+    within("limits.user_state_bytes", limits.user_state_bytes, 0..=1_000_000)?;
     within("limits.channels_per_connection", limits.channels_per_connection, 1..=10_000)?;
     within("limits.watched_users", limits.watched_users, 0..=100_000)?;
+    within("limits.watched_patterns", limits.watched_patterns, 0..=1_000)?;
+    within("limits.pattern_channels", limits.pattern_channels, 1..=1_000_000)?;
+    within("limits.signal_bytes", limits.signal_bytes, 0..=65_536)?;
+    within("limits.signals_per_second", limits.signals_per_second, 1..=100_000)?;
+    within("limits.revocations", limits.revocations, 1..=1_000_000)?;
     within("limits.operations_per_second", limits.operations_per_second, 1..=100_000)?;
     within("limits.connections_per_user", limits.connections_per_user, 1..=1_000)?;
     within("limits.connections_per_address", limits.connections_per_address, 1..=1_000_000)?;
     within("limits.members_per_channel", limits.members_per_channel, 1..=1_000_000)?;
-    let needed = limits.state_bytes + 1_024;
-    if limits.frame_bytes < needed {
-        return refuse(format!(
-            "`limits.frame_bytes` is {}, but must be 1024 more than `limits.state_bytes` at least, which is {needed}: \
-             a full state would not fit into a frame",
-            limits.frame_bytes
-        ));
+    let largest = [
+        ("limits.state_bytes", limits.state_bytes, "state"),
+        ("limits.user_state_bytes", limits.user_state_bytes, "state of a user"),
+        ("limits.signal_bytes", limits.signal_bytes, "signal"),
+    ];
+    for (name, most, what) in largest {
+        let needed = most + 1_024;
+        if limits.frame_bytes < needed {
+            return refuse(format!(
+                "`limits.frame_bytes` is {}, but must be 1024 more than `{name}` at least, which is {needed}: a full \
+                 {what} would not fit into a frame",
+                limits.frame_bytes
+            ));
+        }
     }
     Ok(())
 }

@@ -22,7 +22,9 @@ pub struct Capabilities {
     pub typing: Vec<Pattern>,
     /// Users whom it may watch and ask for.
     pub users: Vec<Pattern>,
-    /// Whether it may choose a status.
+    /// Channels to whose watchers it may send signals.
+    pub send: Vec<Pattern>,
+    /// Whether it may choose a status, and what an app shows of the user.
     pub status: bool,
 }
 
@@ -30,7 +32,7 @@ impl Capabilities {
     /// Everything: what development mode gives a token that says nothing.
     pub fn all() -> Self {
         let any = || vec![Pattern::parse("**").expect("`**` is a pattern")];
-        Self { join: any(), watch: any(), typing: any(), users: any(), status: true }
+        Self { join: any(), watch: any(), typing: any(), users: any(), send: any(), status: true }
     }
 }
 

@@ -35,6 +35,10 @@ pub struct Presence {
     pub typing_ms: u64,
     /// How long it is remembered when somebody was last seen, days.
     pub last_seen_days: u32,
+    /// Members times watchers on this instance from which on watchers get net changes at longer intervals.
+    pub net_above: u64,
+    /// Members times watchers on this instance from which on watchers get the occupancy only.
+    pub occupancy_above: u64,
 }
 
 /// What one caller may use up: `limits.*`.
@@ -47,8 +51,18 @@ pub struct Limits {
     pub state_bytes: usize,
     /// In how many channels a connection may be.
     pub channels_per_connection: usize,
+    /// The longest state of a user, bytes of compact JSON.
+    pub user_state_bytes: usize,
     /// How many users a connection may watch by name.
     pub watched_users: usize,
+    /// How many patterns of channels a connection may watch.
+    pub watched_patterns: usize,
+    /// How many occupied channels a watched pattern may mean.
+    pub pattern_channels: usize,
+    /// The longest signal, bytes of compact JSON.
+    pub signal_bytes: usize,
+    /// How many signals and signs of typing a connection may send in a second, lastingly.
+    pub signals_per_second: u32,
     /// How many operations a connection may ask for in a second, lastingly.
     pub operations_per_second: u32,
     /// How many connections a user may have.
@@ -57,6 +71,8 @@ pub struct Limits {
     pub connections_per_address: usize,
     /// How many users may be in a channel.
     pub members_per_channel: usize,
+    /// How many bans and revocations are remembered.
+    pub revocations: usize,
 }
 
 /// What holds for the channels of a pattern, where it differs from the rest: `[[namespace]]`. The first that matches counts.

@@ -32,6 +32,7 @@ fn settings() -> Settings {
         issuer: None,
         audience: Vec::new(),
         leeway_ms: 5_000,
+        revocation_days: 30,
         resume_secret: None,
         api_keys: Vec::new(),
     }
@@ -52,11 +53,17 @@ fn build(settings: &Settings) -> Result<Verifier, String> {
         frame_bytes: 65_536,
         state_bytes: 64,
         channels_per_connection: 2,
+        user_state_bytes: 64,
         watched_users: 1,
+        watched_patterns: 1,
+        pattern_channels: 1,
+        signal_bytes: 64,
+        signals_per_second: 1,
         operations_per_second: 1,
         connections_per_user: 1,
         connections_per_address: 1,
         members_per_channel: 1,
+        revocations: 1,
     };
     Verifier::new(settings, &limits)
 }

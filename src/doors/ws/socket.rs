@@ -22,7 +22,23 @@ use crate::{
 };
 
 /// What `welcome.features` lists.
-pub const FEATURES: [&str; 6] = ["channels", "levels", "since", "resume", "refresh", "get"];
+pub const FEATURES: [&str; 15] = [
+    "channels",
+    "levels",
+    "since",
+    "resume",
+    "refresh",
+    "get",
+    "members",
+    "modes",
+    "users",
+    "patterns",
+    "status",
+    "user_state",
+    "typing",
+    "send",
+    "on_leave",
+];
 /// The payload of the ping by which a reborn instance asks whether a socket still lives.
 const PROOF: &[u8] = b"prove";
 /// A timer is looked at again after this at the latest.
@@ -488,6 +504,11 @@ impl Socket {
                 state_bytes: limits.state_bytes,
                 channels_per_connection: limits.channels_per_connection,
                 operations_per_second: limits.operations_per_second,
+                user_state_bytes: limits.user_state_bytes,
+                watched_users: limits.watched_users,
+                watched_patterns: limits.watched_patterns,
+                signal_bytes: limits.signal_bytes,
+                signals_per_second: limits.signals_per_second,
             },
             features: &FEATURES,
         };

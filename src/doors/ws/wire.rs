@@ -305,6 +305,16 @@ pub struct LimitsShape {
     pub channels_per_connection: usize,
     /// Operations in a second, lastingly.
     pub operations_per_second: u32,
+    /// Bytes of a user's state.
+    pub user_state_bytes: usize,
+    /// Users that a connection may watch by name.
+    pub watched_users: usize,
+    /// Patterns that it may watch.
+    pub watched_patterns: usize,
+    /// Bytes of a signal.
+    pub signal_bytes: usize,
+    /// Signals and signs of typing in a second, lastingly.
+    pub signals_per_second: u32,
 }
 
 /// Where a roster is after an operation.
