@@ -9,7 +9,7 @@ use tokio::{sync::oneshot, time::timeout};
 use super::{
     Core,
     error::{Code, Error},
-    ledger::Content,
+    ledger::{Content, with_status},
     session::WAIT,
 };
 use crate::domain::{
@@ -17,6 +17,7 @@ use crate::domain::{
     member::{Reason, Shown, Status, Whereabouts, empty_state},
     name::{ChannelName, ConnectionId, RosterKey, UserName},
     partition::Beat,
+    person::Record,
     roster::{Ask, Body, Entry, Keep, Outcome},
     state,
     time::wall_now_ms,
@@ -25,6 +26,22 @@ use crate::domain::{
 
 /// Somebody else may renew the same lease at the same moment; after so many tries the caller is told.
 const TRIES: usize = 4;
+
+const CONFLICT: &str = "others renew or end this lease at the same moment; try again";
+
+/// Why a lease was not written.
+enum Unwritten {
+    /// The user is shown to nobody: it belongs elsewhere.
+    Hidden,
+    /// What the caller is told.
+    Refused(Error),
+}
+
+impl From<Error> for Unwritten {
+    fn from(error: Error) -> Self {
+        Self::Refused(error)
+    }
+}
 
 /// The two rows of a lease, as they are to be written.
 struct Lease<'a> {
@@ -62,17 +79,22 @@ impl Core {
         let limit = namespace.and_then(|namespace| namespace.max_members);
         let limit = limit.unwrap_or(self.settings.limits.members_per_channel) as u64;
         let connection = lease_connection(channel, user);
-        let in_channel = RosterKey::Channel(channel.clone());
+        let seen = RosterKey::Channel(channel.clone());
         let mut tries = 0;
+        let mut is_hidden = None;
         loop {
-            let row = [(in_channel.clone(), connection.clone())];
-            let before = self.reach_of([in_channel.clone()], self.store.rows(&row)).await;
-            let before = before.map_err(|error| self.refuse(error))?.pop().flatten();
+            let rows = [seen.clone(), seen.twin(true)].map(|roster| (roster, connection.clone()));
+            let before = self.reach_of([seen.clone()], self.store.rows(&rows)).await;
+            let before = before.map_err(|error| self.refuse(error))?;
+            // Of whom nobody sees the leases stand elsewhere too.
+            let hidden = is_hidden.unwrap_or(matches!(before.as_slice(), [None, Some(_)]));
+            let before = before.into_iter().nth(usize::from(hidden)).flatten();
             let before = before.and_then(|row| serde_json::from_str::<Shown>(&row.payload).ok());
             // What did not change must look the same, or renewing would be an event.
             let since = before.as_ref().map_or_else(wall_now_ms, |shown| shown.since);
-            let content = |private: Arc<str>, state| {
-                let shown = Shown { status: Status::Online, state, info: None, device: Some("lease".into()), since };
+            let status = before.as_ref().map_or(Status::Online, |shown| shown.status);
+            let content = |status, private: Arc<str>, state| {
+                let shown = Shown { status, state, info: None, device: Some("lease".into()), since };
                 let payload = serde_json::to_string(&shown).expect("what is shown is JSON").into();
                 Content { grace_ms: ttl_ms, since, changed: 0, private, payload }
             };
@@ -80,39 +102,46 @@ impl Core {
             let lease = Lease {
                 connection: connection.clone(),
                 user,
-                in_channel: in_channel.clone(),
-                of_user: RosterKey::User(user.clone()),
-                for_channel: content("{}".into(), Arc::from(state.clone())),
-                for_user: content(whereabouts.to_json(), empty_state()),
+                in_channel: seen.twin(hidden),
+                of_user: RosterKey::User(user.clone()).twin(hidden),
+                for_channel: content(status, "{}".into(), Arc::from(state.clone())),
+                for_user: content(Status::Online, whereabouts.to_json(), empty_state()),
                 is_renewal: before.is_some(),
                 limit,
                 ttl_ms,
             };
             tries += 1;
             match self.write_lease(lease).await {
-                Err(Error { code: Code::Conflict, .. }) if tries < TRIES => {}
-                result => return result,
+                Err(Unwritten::Hidden) if tries < TRIES => is_hidden = Some(true),
+                Err(Unwritten::Refused(Error { code: Code::Conflict, .. })) if tries < TRIES => is_hidden = None,
+                Err(Unwritten::Hidden) => return Err(Error::new(Code::Conflict, CONFLICT)),
+                Err(Unwritten::Refused(error)) => return Err(error),
+                Ok(version) => return Ok(version),
             }
         }
     }
 
     /// The user's row decides the take; the channel's follows.
-    async fn write_lease(&self, lease: Lease<'_>) -> Result<Version, Error> {
+    async fn write_lease(&self, mut lease: Lease<'_>) -> Result<Version, Unwritten> {
         // A lease that has ended leaves its take barred for a while, and the next begins under the same id: so it begins at a take that was
         // not there before. Where the user's row is still there, the take after that row's is a new one too.
         let first = if lease.is_renewal { 0 } else { u64::from(chance::random::<u32>()) + 1 };
         let begun = match self.lease_row(&lease, &lease.of_user, &lease.for_user, first).await {
-            Err(Error { code: Code::Conflict, .. }) if first > 0 => {
+            Err(Unwritten::Refused(Error { code: Code::Conflict, .. })) if first > 0 => {
                 self.lease_row(&lease, &lease.of_user, &lease.for_user, 0).await
             }
             begun => begun,
         };
-        let (take, _, user_beat) = begun?;
-        let (_, number, beat) = match self.lease_row(&lease, &lease.in_channel, &lease.for_channel, take).await {
+        let (take, _, user_beat, record) = begun?;
+        if let Some(status) = record.and_then(|record| record.profile().at(wall_now_ms()).status?.shown()) {
+            lease.for_channel.payload = with_status(&lease.for_channel.payload, status);
+        }
+        let (_, number, beat, _) = match self.lease_row(&lease, &lease.in_channel, &lease.for_channel, take).await {
             Ok(written) => written,
             Err(error) => {
                 // Somebody else's renewal at the same moment is not taken away, and is tried again. Where this fails too, the row ends with the lease.
-                if !lease.is_renewal && error.code != Code::Conflict {
+                let is_conflict = matches!(&error, Unwritten::Refused(error) if error.code == Code::Conflict);
+                if !lease.is_renewal && !is_conflict {
                     let ask = Ask::Absent { take: Some(take), reason: Reason::Left };
                     let _ = self.ask(Entry { roster: lease.of_user, connection: lease.connection, ask }).await;
                 }
@@ -132,7 +161,7 @@ impl Core {
         roster: &RosterKey,
         content: &Content,
         take: u64,
-    ) -> Result<(u64, u64, Beat), Error> {
+    ) -> Result<(u64, u64, Beat, Option<Box<Record>>), Unwritten> {
         let Content { grace_ms, since, changed, private, payload } = content.clone();
         let body = Body { user: lease.user.clone(), valid: 0, grace_ms, since, changed, private, payload };
         let limit = if *roster == lease.in_channel { lease.limit } else { 0 };
@@ -140,11 +169,13 @@ impl Core {
         let ask = Ask::Present { take, fresh: true, limit, keep, body };
         let entry = Entry { roster: roster.clone(), connection: lease.connection.clone(), ask };
         match self.ask(entry).await? {
-            (Outcome::Done { take, number, .. }, beat) => Ok((take, number, beat)),
+            (Outcome::Done { take, number, record, .. }, beat) => Ok((take, number, beat, record)),
+            (Outcome::Hidden { .. }, _) => Err(Unwritten::Hidden),
             (Outcome::Full, _) => {
-                Err(Error::new(Code::Limit, format!("the channel has as many members as it may have ({limit})")))
+                let message = format!("the channel has as many members as it may have ({limit})");
+                Err(Error::new(Code::Limit, message).into())
             }
-            _ => Err(Error::new(Code::Conflict, "others renew or end this lease at the same moment; try again")),
+            _ => Err(Error::new(Code::Conflict, CONFLICT).into()),
         }
     }
 
@@ -154,9 +185,11 @@ impl Core {
     /// [`Code::Unavailable`].
     pub async fn end_lease(&self, channel: &ChannelName, user: &UserName) -> Result<(), Error> {
         let connection = lease_connection(channel, user);
-        for roster in [RosterKey::Channel(channel.clone()), RosterKey::User(user.clone())] {
-            let ask = Ask::Absent { take: None, reason: Reason::Left };
-            self.ask(Entry { roster, connection: connection.clone(), ask }).await?;
+        for hidden in [false, true] {
+            for roster in [RosterKey::Channel(channel.clone()), RosterKey::User(user.clone())] {
+                let ask = Ask::Absent { take: None, reason: Reason::Left };
+                self.ask(Entry { roster: roster.twin(hidden), connection: connection.clone(), ask }).await?;
+            }
         }
         self.ledger.drop_lease(&connection);
         Ok(())

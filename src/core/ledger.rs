@@ -6,6 +6,7 @@
 
 mod account;
 mod departed;
+mod persons;
 mod reconciling;
 mod sending;
 #[cfg(test)]
@@ -24,13 +25,14 @@ use tokio::sync::{Notify, oneshot};
 use self::{
     account::{Account, Counted, Place, Waiting, Wanted, longest_grace},
     departed::Departed,
+    persons::Local,
 };
-pub(crate) use self::{reconciling::Reset, sending::Sent};
+pub(crate) use self::{persons::with_status, reconciling::Reset, sending::Sent};
 use super::notices::Notices;
 use crate::{
     domain::{
         chance::Map,
-        member::Reason,
+        member::{Reason, Status},
         name::{ConnectionId, RosterKey, UserName},
         partition::Beat,
         roster::{Entry, Outcome},
@@ -87,6 +89,7 @@ type Asker = Option<oneshot::Sender<(Outcome, Beat)>>;
 struct Book {
     owners: u64,
     accounts: Map<ConnectionId, Account>,
+    people: Map<UserName, Local>,
     lanes: Vec<Lane>,
 }
 
@@ -107,7 +110,7 @@ impl Ledger {
         let lanes = (0..partitions).map(|_| Lane::default()).collect();
         Self {
             store,
-            book: Mutex::new(Book { owners: 0, accounts: Map::default(), lanes }),
+            book: Mutex::new(Book { owners: 0, accounts: Map::default(), people: Map::default(), lanes }),
             wake: (0..partitions).map(|_| Notify::new()).collect(),
             members: Arc::default(),
         }
@@ -147,7 +150,7 @@ impl Ledger {
     }
 
     fn member(&self, roster: &RosterKey) -> Option<Counted> {
-        matches!(roster, RosterKey::Channel(_)).then(|| Counted::new(&self.members))
+        (!roster.is_user()).then(|| Counted::new(&self.members))
     }
 
     /// Whether the store may think that this instance holds the connection in that roster: it does, or says something else just now.
@@ -164,6 +167,7 @@ impl Ledger {
         &self,
         connection: &ConnectionId,
         user: &UserName,
+        hidden: bool,
         take: u64,
         valid: u64,
         notices: Option<Arc<Notices>>,
@@ -179,8 +183,10 @@ impl Ledger {
         }
         let places = BTreeMap::new();
         let user = user.clone();
-        let account = Account { owner, user, take, valid, token: take, needs_proof: false, places, notices };
-        if let Some(notices) = book.accounts.insert(connection.clone(), account).and_then(|old| old.notices) {
+        let (automatic, needs_proof) = (Status::Online, false);
+        let account =
+            Account { owner, user, hidden, automatic, take, valid, token: take, needs_proof, places, notices };
+        if let Some(notices) = book.insert(connection, account).and_then(|old| old.notices) {
             notices.end(Reason::Replaced);
         }
         owner
@@ -239,8 +245,10 @@ impl Ledger {
         }
         book.owners += 1;
         let (owner, user) = (book.owners, user.clone());
-        let account = Account { owner, user, take, valid: 0, token: take, needs_proof: false, places, notices: None };
-        book.accounts.insert(connection.clone(), account);
+        let hidden = places.keys().any(RosterKey::is_hidden);
+        let (automatic, token, needs_proof, notices) = (Status::Online, take, false, None);
+        let account = Account { owner, user, hidden, automatic, take, valid: 0, token, needs_proof, places, notices };
+        book.insert(connection, account);
         for roster in lost {
             self.queue(&mut book, connection, &roster);
         }
@@ -255,11 +263,12 @@ impl Ledger {
     ) -> oneshot::Receiver<Settlement> {
         let content = {
             let book = self.lock();
-            let place = book.accounts.get(connection).and_then(|account| account.places.get(roster));
-            place.map(|place| place.content.clone())
+            let account = book.accounts.get(connection);
+            let place = account.and_then(|account| account.places.get(&roster.twin(account.hidden)));
+            place.map(|place| (place.content.clone(), book.as_shown(connection, roster, payload)))
         };
         match content {
-            Some(content) => {
+            Some((content, payload)) => {
                 let changed = if content.payload == payload { content.changed } else { 0 };
                 self.want(connection, roster, Some(Content { payload, changed, ..content }), Wanted::Held, 0)
             }
@@ -299,7 +308,7 @@ impl Ledger {
             return;
         }
         account.valid = account.token;
-        let user = RosterKey::User(account.user.clone());
+        let user = account.home();
         self.touch(&mut book, connection, &user);
     }
 
@@ -324,6 +333,17 @@ impl Ledger {
     /// Asks once, outside of what is wanted: a claim, a lease on somebody's behalf, a removal. Lost with the link: the caller may ask again.
     pub fn ask(&self, entry: Entry) -> Option<oneshot::Receiver<(Outcome, Beat)>> {
         self.ask_where(entry, |_| true)
+    }
+
+    /// Says something once that nobody waits for. Where too much waits already it is not said.
+    pub fn tell(&self, entry: Entry) {
+        let partition = usize::from(self.store.partition_of(&entry.roster));
+        let mut book = self.lock();
+        if book.lanes[partition].asks.len() < ASKS {
+            book.lanes[partition].asks.push_back((entry, None));
+            drop(book);
+            self.wake[partition].notify_one();
+        }
     }
 
     /// The same of what was found out about this epoch: in another one it is not asked.
@@ -353,7 +373,7 @@ impl Ledger {
         {
             account.notices = None;
             if account.places.is_empty() {
-                book.accounts.remove(connection);
+                book.remove(connection);
             }
         }
     }
@@ -367,7 +387,7 @@ impl Ledger {
         let longest = longest_grace(account);
         let rosters: Vec<RosterKey> = account.places.keys().cloned().collect();
         for (roster, place) in &mut account.places {
-            if let (RosterKey::User(_), Some(longest)) = (roster, longest) {
+            if let (true, Some(longest)) = (roster.is_user(), longest) {
                 place.content.grace_ms = longest;
             }
             if !matches!(place.wanted, Wanted::Gone(_)) {
@@ -399,8 +419,14 @@ impl Ledger {
     ) -> oneshot::Receiver<Settlement> {
         let (sender, receiver) = oneshot::channel();
         let mut book = self.lock();
+        let content = content.map(|content| {
+            let payload = book.as_shown(connection, roster, content.payload);
+            Content { payload, ..content }
+        });
         let Book { accounts, lanes, .. } = &mut *book;
         let Some(account) = accounts.get_mut(connection) else { return answered(Settlement::Lost) };
+        // Sessions name the rosters that others see; whether these are meant is known here.
+        let roster = &roster.twin(account.hidden);
         if wanted == Wanted::Held && account.notices.as_ref().is_some_and(|notices| notices.is_over()) {
             // Somebody has put the connection out; its session will hear of it.
             return answered(Settlement::Lost);
@@ -447,9 +473,9 @@ impl Ledger {
             }
             (None, None) => return answered(Settlement::Lost),
         };
-        if let (RosterKey::Channel(_), 1) = (roster, revision) {
+        if !roster.is_user() && revision == 1 {
             // The user's row names the channel before the channel's row is made.
-            let user = RosterKey::User(account.user.clone());
+            let user = account.home();
             self.touch(&mut book, connection, &user);
         }
         self.queue(&mut book, connection, roster);

@@ -9,6 +9,7 @@ mod mirrors;
 #[cfg(test)]
 mod mutants;
 mod notices;
+mod persons;
 mod pulse;
 mod queries;
 #[cfg(test)]
@@ -40,6 +41,7 @@ use self::{
     heart::{Heart, Writer},
     ledger::Ledger,
     mirrors::Mirrors,
+    persons::Persons,
     pulse::Pulse,
     sweeper::Sweeper,
 };
@@ -70,6 +72,7 @@ pub struct Core {
     feed: Arc<dyn Feed>,
     pub(crate) ledger: Arc<Ledger>,
     pub(crate) mirrors: Arc<Mirrors>,
+    persons: Persons,
     pub(crate) pulses: Vec<Arc<Pulse>>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) settings: Arc<Settings>,
@@ -119,8 +122,21 @@ impl Core {
         vital::spawn("comparison", mirrors.clone().run());
         let was_ready = false.into();
         from_zero(&metrics.operations, ["ok"].into_iter().chain(Code::ALL.map(Code::as_str)));
-        let core =
-            Arc::new(Self { store, feed, ledger, mirrors, pulses, metrics, settings, hearts, sweepers, was_ready });
+        let persons = Persons::default();
+        let core = Arc::new(Self {
+            store,
+            feed,
+            ledger,
+            mirrors,
+            persons,
+            pulses,
+            metrics,
+            settings,
+            hearts,
+            sweepers,
+            was_ready,
+        });
+        vital::spawn("persons", core.clone().keep_persons());
         vital::spawn("listener", core.clone().listen());
         core
     }
@@ -202,6 +218,11 @@ impl Core {
                 FeedEvent::Control(_, Control::Overruled { roster, connection, take, reason }) => {
                     self.ledger.overruled(&connection, &roster, take, reason);
                 }
+                FeedEvent::Control(_, Control::Person(user)) => {
+                    if self.ledger.knows(&user) {
+                        self.persons.hear([user]);
+                    }
+                }
                 FeedEvent::Control(partition, Control::Epoch(epoch)) => {
                     let pulse = &self.pulses[usize::from(partition)];
                     if pulse.standing().is_some_and(|held| held.beat.epoch != epoch) {
@@ -221,6 +242,7 @@ impl Core {
                     self.mirrors.doubt();
                     // Nor was anybody heard who took or ended what is answered for here.
                     self.pulses.iter().for_each(|pulse| pulse.suspect());
+                    self.persons.hear(self.ledger.people());
                 }
             }
         }

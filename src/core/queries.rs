@@ -5,8 +5,11 @@ use std::sync::Arc;
 use super::{Core, error::Error, mirror::present};
 use crate::{
     domain::{
-        member::{Member, Occupancy, Roll, Status, Whereabouts},
+        member::{Member, Occupancy, Present, Roll, Whereabouts},
         name::{ChannelName, ConnectionId, RosterKey, UserName},
+        person::{Known, Record, View},
+        roster::Row,
+        time::wall_now_ms,
         version::Version,
     },
     store::{Index, Person, Reading, StoreError, Totals},
@@ -54,12 +57,8 @@ pub struct Device {
 pub struct UserInfo {
     /// Who.
     pub user: UserName,
-    /// How; none when offline.
-    pub status: Option<Status>,
-    /// Since when online, unix milliseconds.
-    pub since: Option<u64>,
-    /// When the last connection left, unix milliseconds.
-    pub last_seen: Option<u64>,
+    /// How the user is shown.
+    pub view: View,
     /// The connections.
     pub devices: Vec<Device>,
     /// The version of the user's roster.
@@ -111,7 +110,7 @@ impl Core {
         self.mirrors.get(&RosterKey::Channel(channel.clone()))?.roll()
     }
 
-    /// Users, in the order asked.
+    /// Users as they are, in the order asked: whoever is invisible is so, and not offline.
     ///
     /// # Errors
     /// [`Code::Unavailable`](super::Code::Unavailable).
@@ -119,6 +118,21 @@ impl Core {
         let rosters = users.iter().cloned().map(RosterKey::User);
         let people = self.reach_of(rosters, self.store.people(users)).await.map_err(|error| self.refuse(error))?;
         Ok(users.iter().zip(people).map(|(user, person)| user_info(user, &person)).collect())
+    }
+
+    /// Users as a client is shown them, who is one of them itself or not, in the order asked.
+    ///
+    /// # Errors
+    /// [`Code::Unavailable`](super::Code::Unavailable).
+    pub async fn views(&self, users: &[UserName], viewer: Option<&UserName>) -> Result<Vec<View>, Error> {
+        let rosters = users.iter().cloned().map(RosterKey::User);
+        let people = self.reach_of(rosters, self.store.people(users)).await.map_err(|error| self.refuse(error))?;
+        let view = |(user, person): (&UserName, &Person)| {
+            let devices = Devices::of(person);
+            let known = devices.known(person);
+            if viewer == Some(user) { known.truth() } else { known.to_others() }
+        };
+        Ok(users.iter().zip(&people).map(view).collect())
     }
 
     /// The names in an index after `after`, at most `most`.
@@ -141,15 +155,6 @@ impl Core {
     /// [`Code::Unavailable`](super::Code::Unavailable).
     pub async fn totals(&self) -> Result<Totals, Error> {
         self.reach(self.store.totals()).await.map_err(|error| self.refuse(error))
-    }
-
-    /// Forgets when a user was last seen.
-    ///
-    /// # Errors
-    /// [`Code::Unavailable`](super::Code::Unavailable).
-    pub async fn forget_user(&self, user: &UserName) -> Result<(), Error> {
-        let roster = RosterKey::User(user.clone());
-        self.reach_of([roster], self.store.forget_user(user)).await.map_err(|error| self.refuse(error))
     }
 
     /// Keeps the text of a list for its later pages, for every instance, about a minute.
@@ -201,27 +206,54 @@ fn roll_of(reading: &Reading) -> Roll {
     reading.rows.iter().filter_map(|(id, row)| Some((id.clone(), present(row)?))).collect()
 }
 
+/// What is known of a person, for those who make a view of it.
+pub(crate) struct Devices {
+    seen: Vec<(ConnectionId, Present, Arc<str>)>,
+    hidden: Vec<(ConnectionId, Present, Arc<str>)>,
+}
+
+impl Devices {
+    /// The devices of a person. What cannot be read is none.
+    pub fn of(person: &Person) -> Self {
+        let read = |rows: &[(ConnectionId, Row)]| {
+            let devices = rows.iter().filter_map(|(id, row)| Some((id.clone(), present(row)?, row.private.clone())));
+            devices.collect()
+        };
+        Self { seen: read(&person.reading.rows), hidden: read(&person.hidden) }
+    }
+
+    /// What is known of the person now.
+    pub fn known(&self, person: &Person) -> Known<'_> {
+        let profile = person.record.as_ref().map(Record::profile).unwrap_or_default().at(wall_now_ms());
+        Known {
+            seen: self.seen.iter().map(|(_, device, _)| device).collect(),
+            hidden: self.hidden.iter().map(|(_, device, _)| device).collect(),
+            profile,
+            last_seen: person.last_seen,
+            last_active: person.last_active,
+        }
+    }
+}
+
 fn user_info(user: &UserName, person: &Person) -> UserInfo {
-    let reading = &person.reading;
+    let found = Devices::of(person);
     let mut devices = Vec::new();
-    for (connection, row) in &reading.rows {
-        let Some(present) = present(row) else { continue };
+    for (connection, present, private) in found.seen.iter().chain(&found.hidden) {
         devices.push(Device {
             connection: connection.clone(),
             device: present.shown.device.clone(),
             since: present.shown.since,
-            channels: Whereabouts::from_json(&row.private).channels.into_iter().collect(),
+            channels: Whereabouts::from_json(private).channels.into_iter().collect(),
         });
     }
     devices.sort_by(|a, b| (a.since, &a.connection).cmp(&(b.since, &b.connection)));
-    let member = roll_of(reading).member(user);
+    // While somebody moves, a connection may stand in both rosters.
+    devices.dedup_by(|a, b| a.connection == b.connection);
     UserInfo {
         user: user.clone(),
-        status: member.as_ref().map(|member| member.status),
-        since: member.as_ref().map(|member| member.since),
-        last_seen: person.last_seen.filter(|_| member.is_none()),
+        view: found.known(person).truth(),
         devices,
-        version: reading.version(),
-        stale: reading.settling,
+        version: person.reading.version(),
+        stale: person.reading.settling,
     }
 }

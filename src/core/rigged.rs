@@ -86,7 +86,7 @@ impl Store for Rigged {
     }
 
     fn partition_of(&self, roster: &RosterKey) -> PartitionId {
-        u16::from(self.apart && matches!(roster, RosterKey::Channel(_)))
+        u16::from(self.apart && !roster.is_user())
     }
 
     async fn renew(&self, partition: PartitionId, renewal: Renewal) -> Result<Result<Renewed, Refusal>, StoreError> {
@@ -175,10 +175,6 @@ impl Store for Rigged {
 
     async fn people(&self, users: &[UserName]) -> Result<Vec<Person>, StoreError> {
         self.memory.people(users).await
-    }
-
-    async fn forget_user(&self, user: &UserName) -> Result<(), StoreError> {
-        self.memory.forget_user(user).await
     }
 
     async fn names(

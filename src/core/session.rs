@@ -1,6 +1,7 @@
 //! One caller: commands in, replies out, and what it must hear unasked.
 
 mod opening;
+mod standing;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -10,6 +11,7 @@ use tokio::{
     time::{Instant, timeout},
 };
 
+use self::standing::Standing;
 use super::{
     Core,
     error::{Code, Error},
@@ -22,6 +24,7 @@ use crate::domain::{
     level::Level,
     member::{Reason, Shown, Status},
     name::{ChannelName, ConnectionId, RosterKey, UserName},
+    person::Choice,
     principal::{Capabilities, Principal, allows},
     settings::MAX_GRACE_MS,
     state,
@@ -116,6 +119,22 @@ pub enum Command {
         /// Only what came after this, if that is known.
         since: Option<Version>,
     },
+    /// Be shown like this, or as the devices say.
+    Status {
+        /// None is as the devices say.
+        status: Option<Choice>,
+        /// Beside it.
+        text: Option<Arc<str>>,
+        /// Until when, unix milliseconds; none is for good.
+        until: Option<u64>,
+    },
+    /// Change what is shown of the user, online or not, by a merge patch (RFC 7396).
+    UserState {
+        /// The patch.
+        patch: Map<String, Value>,
+    },
+    /// The person is active.
+    Active,
 }
 
 /// What came of a command.
@@ -209,6 +228,7 @@ pub struct Session {
     notices: Arc<Notices>,
     unconfirmed: bool,
     is_over: bool,
+    standing: Standing,
 }
 
 impl Session {
@@ -230,6 +250,7 @@ impl Session {
             notices: Arc::default(),
             unconfirmed: false,
             is_over: false,
+            standing: Standing::new(),
         };
         let mut take = 1;
         let mut resumed = false;
@@ -256,6 +277,11 @@ impl Session {
     /// The connection.
     pub fn connection(&self) -> &ConnectionId {
         &self.connection
+    }
+
+    /// Who is present; none for one who only watches.
+    pub fn user(&self) -> Option<&UserName> {
+        self.user.as_ref()
     }
 
     /// When the token ends. Counted from the moment at which it was shown: no clock that jumps later ends a session.
@@ -315,6 +341,13 @@ impl Session {
             Command::Watch { channel, level, since } => {
                 self.may_watch(&channel)?;
                 Ok(Reply::Watching(self.watch(channel, level, None, since, wake)))
+            }
+            Command::Status { status, text, until } => self.choose(status, text, until).await,
+            Command::UserState { patch } => self.patch_user_state(&patch).await,
+            Command::Active => {
+                self.present()?;
+                self.note_active();
+                Ok(Reply::Done)
             }
         }
     }
@@ -392,6 +425,7 @@ impl Session {
         let wait = self.core.ledger.hold(&self.connection, &key, content, most as u64);
         match settled(wait).await {
             Some(Settlement::Done(version)) => {
+                let version = self.seen_version(&channel, version).await;
                 self.channels.insert(channel.clone(), Joined { state, since, grace_ms });
                 let watch = watch.map(|level| self.watch(channel.clone(), level, Some(version.clone()), None, wake));
                 Ok(Reply::Changed { channel, version, watch })
@@ -417,7 +451,10 @@ impl Session {
         }
         let key = RosterKey::Channel(channel.clone());
         match settled(self.core.ledger.leave(&self.connection, &key, Reason::Left)).await {
-            Some(Settlement::Done(version)) => Ok(Reply::Changed { channel, version, watch: None }),
+            Some(Settlement::Done(version)) => {
+                let version = self.seen_version(&channel, version).await;
+                Ok(Reply::Changed { channel, version, watch: None })
+            }
             // It is out all the same, or will be as soon as the store answers.
             Some(_) => Ok(Reply::Done),
             None => {
@@ -440,7 +477,10 @@ impl Session {
         let wait = self.core.ledger.show(&self.connection, &RosterKey::Channel(channel.clone()), payload);
         self.channels.entry(channel.clone()).and_modify(|joined| joined.state = state);
         match settled(wait).await {
-            Some(Settlement::Done(version)) => Ok(Reply::Changed { channel, version, watch: None }),
+            Some(Settlement::Done(version)) => {
+                let version = self.seen_version(&channel, version).await;
+                Ok(Reply::Changed { channel, version, watch: None })
+            }
             Some(_) => Err(self.lost()),
             None => {
                 Err(Error::unavailable("the store of presence did not answer in time; it will be told when it does"))

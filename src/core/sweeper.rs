@@ -183,9 +183,9 @@ impl Sweeper {
         let users: Vec<Option<(RosterKey, ConnectionId)>> = channels
             .iter()
             .zip(&rows)
-            .map(|((roster, connection), row)| match (roster, row) {
-                (RosterKey::Channel(_), Some(row)) => Some((RosterKey::User(row.user.clone()), connection.clone())),
-                _ => None,
+            .map(|((roster, connection), row)| {
+                let row = row.as_ref().filter(|_| !roster.is_user())?;
+                Some((RosterKey::User(row.user.clone()).twin(roster.is_hidden()), connection.clone()))
             })
             .collect();
         let asked: Vec<_> = users.iter().flatten().cloned().collect();
@@ -200,11 +200,8 @@ impl Sweeper {
             // A user's partition that cannot be asked, or may say something else in a moment, means: later.
             let later = user.as_ref().is_some_and(|user| unreachable || is_doubtful(user));
             let user_row = user.and_then(|_| found.next()).flatten();
-            let taken_over = user_row.is_some_and(|user_row| match &key.0 {
-                RosterKey::Channel(channel) => {
-                    user_row.take > row.take && Whereabouts::from_json(&user_row.private).channels.contains(channel)
-                }
-                RosterKey::User(_) => false,
+            let taken_over = user_row.zip(key.0.channel()).is_some_and(|(user_row, channel)| {
+                user_row.take > row.take && Whereabouts::from_json(&user_row.private).channels.contains(channel)
             });
             let may_go = if taken_over || later { 0 } else { row.take };
             top.insert(key, may_go);

@@ -117,7 +117,7 @@ impl Scene {
     }
 
     async fn is_online(&self) -> bool {
-        self.core.users(&[user()]).await.unwrap()[0].status.is_some()
+        self.core.users(&[user()]).await.unwrap()[0].view.status.is_some()
     }
 }
 

@@ -8,6 +8,7 @@ pub mod member;
 pub mod name;
 pub mod partition;
 pub mod pattern;
+pub mod person;
 pub mod principal;
 pub mod roster;
 pub mod rule;

@@ -154,22 +154,56 @@ impl fmt::Debug for ConnectionId {
     }
 }
 
-/// The name of a roster: the connections in a channel, or the connections of a user.
+/// The name of a roster: the connections in a channel, or the connections of a user. In the order of what is stored.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum RosterKey {
     /// `c:<channel>`
     Channel(ChannelName),
+    /// `h:<user>`: the connections of a user who is shown to nobody.
+    HiddenUser(UserName),
     /// `u:<user>`
     User(UserName),
+    /// `x:<channel>`: connections of those in the channel who are shown to nobody.
+    HiddenChannel(ChannelName),
 }
 
 impl RosterKey {
-    /// Parses the stored form, `c:<channel>` or `u:<user>`.
+    /// Parses the stored form.
     pub fn from_stored(text: &str) -> Option<Self> {
         match text.split_at_checked(2)? {
             ("c:", name) => ChannelName::parse(name).ok().map(Self::Channel),
             ("u:", name) => UserName::parse(name).ok().map(Self::User),
+            ("x:", name) => ChannelName::parse(name).ok().map(Self::HiddenChannel),
+            ("h:", name) => UserName::parse(name).ok().map(Self::HiddenUser),
             _ => None,
+        }
+    }
+
+    /// Whether it is the roster of a user's connections.
+    pub fn is_user(&self) -> bool {
+        matches!(self, Self::User(_) | Self::HiddenUser(_))
+    }
+
+    /// Whether others are shown nothing of it.
+    pub fn is_hidden(&self) -> bool {
+        matches!(self, Self::HiddenChannel(_) | Self::HiddenUser(_))
+    }
+
+    /// The channel, where it is one of a channel.
+    pub fn channel(&self) -> Option<&ChannelName> {
+        match self {
+            Self::Channel(channel) | Self::HiddenChannel(channel) => Some(channel),
+            Self::User(_) | Self::HiddenUser(_) => None,
+        }
+    }
+
+    /// The roster of the same channel or user that others see, or the one that they do not.
+    pub fn twin(&self, hidden: bool) -> Self {
+        match self {
+            Self::Channel(name) | Self::HiddenChannel(name) if hidden => Self::HiddenChannel(name.clone()),
+            Self::Channel(name) | Self::HiddenChannel(name) => Self::Channel(name.clone()),
+            Self::User(name) | Self::HiddenUser(name) if hidden => Self::HiddenUser(name.clone()),
+            Self::User(name) | Self::HiddenUser(name) => Self::User(name.clone()),
         }
     }
 }
@@ -179,6 +213,8 @@ impl fmt::Display for RosterKey {
         match self {
             Self::Channel(name) => write!(f, "c:{name}"),
             Self::User(name) => write!(f, "u:{name}"),
+            Self::HiddenChannel(name) => write!(f, "x:{name}"),
+            Self::HiddenUser(name) => write!(f, "h:{name}"),
         }
     }
 }
@@ -210,10 +246,10 @@ mod tests {
 
     #[test]
     fn roster_keys_read_back_what_they_print() {
-        for text in ["c:room:1", "u:ann", "c:u:x"] {
+        for text in ["c:room:1", "u:ann", "c:u:x", "x:room:1", "h:ann"] {
             assert_eq!(RosterKey::from_stored(text).unwrap().to_string(), text);
         }
-        assert_eq!(RosterKey::from_stored("x:ann"), None);
+        assert_eq!(RosterKey::from_stored("y:ann"), None);
         assert_eq!(RosterKey::from_stored("c:"), None);
     }
 }

@@ -10,6 +10,7 @@ use super::{
     clock::PresenceClock,
     member::{Occupancy, Reason},
     name::{ConnectionId, RosterKey, UserName},
+    person::Record,
     roster::{Ask, Body, Change, Control, Entry, Generation, Keep, Outcome, Published, Row, Stay},
     rule::Rule,
     tally::Tally,
@@ -22,6 +23,8 @@ pub const FORGET_MS: u64 = 3_600_000;
 pub const ENDED_MS: u64 = 60_000;
 /// After how long settling closes though some instance is not done, milliseconds of presence time.
 pub const SETTLE_MOST_MS: u64 = 60_000;
+/// How often it is noted that a person is active, milliseconds of wall time.
+pub const ACTIVE_MS: u64 = 60_000;
 /// A row that was due but may not go yet is looked at again after this, milliseconds of presence time.
 pub const POSTPONE_MS: u64 = 1_000;
 
@@ -152,6 +155,19 @@ struct Lease {
     version: Arc<str>,
 }
 
+/// What is kept of a person, online or not.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Kept {
+    /// What the person has chosen, and an app says of them.
+    pub record: Option<Record>,
+    /// When the last connection that others saw left, unix milliseconds.
+    pub last_seen: Option<u64>,
+    /// When the person was active last, unix milliseconds.
+    pub last_active: Option<u64>,
+    /// When something of this was written last, unix milliseconds.
+    written: u64,
+}
+
 /// What a call told the feeds.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Told {
@@ -176,7 +192,7 @@ pub struct Partition {
     floor: u64,
     ending: BTreeMap<(RosterKey, Option<ConnectionId>), u64>,
     ended: BTreeMap<(RosterKey, ConnectionId, u64), u64>,
-    last_seen: BTreeMap<UserName, u64>,
+    people: BTreeMap<UserName, Kept>,
     told: Told,
     tally: Tally,
 }
@@ -195,7 +211,7 @@ impl Partition {
             floor: 0,
             ending: BTreeMap::new(),
             ended: BTreeMap::new(),
-            last_seen: BTreeMap::new(),
+            people: BTreeMap::new(),
             told: Told::default(),
             tally: Tally::default(),
         }
@@ -257,15 +273,17 @@ impl Partition {
         // The user's row decides who has the connection: where that was found lost or gone in this batch, the channels are so too.
         let mut decided: BTreeMap<&ConnectionId, Outcome> = BTreeMap::new();
         for entry in &batch.entries {
+            if let Some(outcome) = self.keep_person(at, now, entry, &mut changes) {
+                outcomes.push(outcome);
+                continue;
+            }
             let is_present = matches!(entry.ask, Ask::Present { .. });
-            let outcome = match (decided.get(&entry.connection), &entry.roster) {
-                (Some(outcome), RosterKey::Channel(_)) if is_present => outcome.clone(),
+            let outcome = match decided.get(&entry.connection) {
+                Some(outcome) if is_present && !entry.roster.is_user() => outcome.clone(),
                 _ => self.carry_out(at, now, &batch.generation, entry, &mut changes),
             };
-            if is_present
-                && matches!(entry.roster, RosterKey::User(_))
-                && matches!(outcome, Outcome::Lost | Outcome::Gone)
-            {
+            let is_refused = matches!(outcome, Outcome::Lost | Outcome::Gone | Outcome::Hidden { .. });
+            if is_present && entry.roster.is_user() && is_refused {
                 decided.insert(&entry.connection, outcome.clone());
             }
             outcomes.push(outcome);
@@ -371,19 +389,20 @@ impl Partition {
         self.ending.get(&(roster.clone(), Some(connection.clone()))).copied()
     }
 
-    /// When a user's last connection left, unix milliseconds.
-    pub fn last_seen(&self, user: &UserName) -> Option<u64> {
-        self.last_seen.get(user).copied()
+    /// What is kept of a person.
+    pub fn kept(&self, user: &UserName) -> Option<&Kept> {
+        self.people.get(user)
     }
 
-    /// Forgets when the user was last seen.
-    pub fn forget_user(&mut self, user: &UserName) {
-        self.last_seen.remove(user);
+    /// The people of whom something is kept, in the order of their names.
+    pub fn known(&self) -> impl Iterator<Item = &UserName> {
+        self.people.keys()
     }
 
-    /// Forgets whoever was last seen before this, unix milliseconds.
-    pub fn forget_seen_before(&mut self, wall_ms: u64) {
-        self.last_seen.retain(|_, seen| *seen >= wall_ms);
+    /// Forgets of whom nothing was written since then, unix milliseconds, and who is not kept for good.
+    pub fn forget_people_before(&mut self, wall_ms: u64) {
+        self.people
+            .retain(|_, kept| kept.written >= wall_ms || kept.record.as_ref().is_some_and(|record| record.lasting));
     }
 
     /// The instances with a lease: generation and program version.
@@ -448,6 +467,7 @@ impl Partition {
                 self.present(now, me, roster, connection, &wish, changes)
             }
             Ask::Claim { token_take } => self.claim(me, roster, connection, *token_take),
+            Ask::Person { .. } | Ask::Active { .. } | Ask::Forget => unreachable!("carried out before"),
             Ask::Release => {
                 let Some(row) = self.row_mut(roster, connection) else { return Outcome::Gone };
                 if row.stay != Stay::Held(me.clone()) {
@@ -456,7 +476,7 @@ impl Partition {
                 row.stay = Stay::Ending { reason: Reason::Timeout, by: me.instance.clone() };
                 let (take, changed, since, deadline) = (row.take, row.changed, row.since, now + row.grace_ms);
                 self.ending.insert((roster.clone(), Some(connection.clone())), deadline);
-                Outcome::Done { take, number: self.number(roster).unwrap_or(0), changed, since }
+                Outcome::Done { take, number: self.number(roster).unwrap_or(0), changed, since, record: None }
             }
             Ask::Absent { take, reason } => {
                 let Some(row) = self.row_mut(roster, connection) else { return Outcome::Gone };
@@ -471,9 +491,48 @@ impl Partition {
                     self.overrule(now, Some(me), roster, connection, *reason);
                 }
                 self.remove(at, now, roster, connection, *reason, changes);
-                Outcome::Done { take: had, number: self.number(roster).unwrap_or(0), changed, since }
+                Outcome::Done { take: had, number: self.number(roster).unwrap_or(0), changed, since, record: None }
             }
         }
+    }
+
+    /// Carries out what is about the person and not about a row; none for everything else.
+    fn keep_person(&mut self, at: &Now, now: u64, entry: &Entry, changes: &mut Changes) -> Option<Outcome> {
+        let RosterKey::User(user) = &entry.roster else { return None };
+        let is_another = match &entry.ask {
+            Ask::Person { record } => {
+                let kept = self.people.entry(user.clone()).or_default();
+                if let Some(known) = kept.record.clone().filter(|known| known.serial >= record.serial) {
+                    return Some(Outcome::Later { record: Box::new(known) });
+                }
+                (kept.record, kept.written) = (Some(record.clone()), at.wall_ms);
+                true
+            }
+            Ask::Active { at: active } => {
+                let kept = self.people.get(user).and_then(|kept| kept.last_active);
+                if kept.is_none_or(|before| *active >= before + ACTIVE_MS) {
+                    let kept = self.people.entry(user.clone()).or_default();
+                    (kept.last_active, kept.written) = (Some(*active), at.wall_ms);
+                }
+                false
+            }
+            Ask::Forget => self.people.remove(user).is_some(),
+            Ask::Present { .. } | Ask::Claim { .. } | Ask::Release | Ask::Absent { .. } => return None,
+        };
+        if is_another {
+            changes.bump(self, &entry.roster);
+            changes.push(&entry.roster, Change::Person);
+            if !self.rosters.contains_key(&entry.roster) {
+                self.ending.insert((entry.roster.clone(), None), now + FORGET_MS);
+            }
+        }
+        let number = self.number(&entry.roster).unwrap_or(0);
+        Some(Outcome::Done { take: 0, number, changed: 0, since: 0, record: None })
+    }
+
+    fn record_of(&self, roster: &RosterKey) -> Option<Box<Record>> {
+        let (RosterKey::User(user) | RosterKey::HiddenUser(user)) = roster else { return None };
+        self.people.get(user)?.record.clone().map(Box::new)
     }
 
     fn present(
@@ -508,6 +567,10 @@ impl Partition {
                 wish.take
             }
         };
+        let record = if before.is_none() && roster.is_user() { self.record_of(roster) } else { None };
+        if let Some(record) = record.as_ref().filter(|record| record.hidden && !roster.is_hidden()) {
+            return Outcome::Hidden { record: record.clone() };
+        }
         if before.is_none() && wish.limit > 0 && self.is_full(roster, &wish.body.user, wish.limit) {
             return Outcome::Full;
         }
@@ -554,7 +617,7 @@ impl Partition {
             Keep::Held => {
                 let was_ending =
                     before.as_ref().is_some_and(|row| matches!(row.stay, Stay::Ending { .. }) && row.epoch == epoch);
-                self.tally.saved += u64::from(was_ending && matches!(roster, RosterKey::User(_)));
+                self.tally.saved += u64::from(was_ending && roster.is_user());
                 self.ending.remove(&key);
                 Stay::Held(me.clone())
             }
@@ -575,7 +638,7 @@ impl Partition {
         let row = Row { user, take, valid, stay, epoch, grace_ms, since, changed, private, payload };
         self.rosters.entry(roster.clone()).or_default().insert(connection.clone(), row);
         self.ending.remove(&(roster.clone(), None));
-        Outcome::Done { take, number, changed, since }
+        Outcome::Done { take, number, changed, since, record }
     }
 
     fn claim(&mut self, me: &Generation, roster: &RosterKey, connection: &ConnectionId, token_take: u64) -> Outcome {
@@ -590,10 +653,11 @@ impl Partition {
         row.stay = Stay::Held(me.clone());
         row.epoch = epoch;
         let row = Box::new(row.clone());
-        self.tally.saved += u64::from(was_ending && matches!(roster, RosterKey::User(_)));
+        self.tally.saved += u64::from(was_ending && roster.is_user());
         self.ending.remove(&(roster.clone(), Some(connection.clone())));
         self.tell_overruled(Some(me), holder, roster, connection, old, Reason::Replaced);
-        Outcome::Claimed { row }
+        let record = if roster.is_user() { self.record_of(roster) } else { None };
+        Outcome::Claimed { row, record }
     }
 
     fn end(&mut self, at: &Now, now: u64, due: &Due, top_take: u64, changes: &mut Changes) {
@@ -670,8 +734,8 @@ impl Partition {
     fn is_full(&self, roster: &RosterKey, user: &UserName, limit: u64) -> bool {
         let Some(rows) = self.rosters.get(roster) else { return false };
         match roster {
-            RosterKey::User(_) => rows.len() as u64 >= limit,
-            RosterKey::Channel(_) => {
+            RosterKey::User(_) | RosterKey::HiddenUser(_) => rows.len() as u64 >= limit,
+            RosterKey::Channel(_) | RosterKey::HiddenChannel(_) => {
                 self.occupancy(roster).users >= limit && rows.values().all(|row| row.user != *user)
             }
         }
@@ -732,9 +796,28 @@ impl Partition {
             self.rosters.remove(roster);
             self.ending.insert((roster.clone(), None), now + FORGET_MS);
             if let RosterKey::User(user) = roster {
-                self.last_seen.insert(user.clone(), at.wall_ms);
+                let kept = self.people.entry(user.clone()).or_default();
+                (kept.last_seen, kept.written) = (Some(at.wall_ms), at.wall_ms);
             }
         }
+    }
+
+    /// Where the devices of a user are several, or one of several has gone, whoever holds some of them sees to it that all show the same.
+    fn tell_holders(&mut self, roster: &RosterKey, changes: &[Change]) {
+        let (RosterKey::User(user) | RosterKey::HiddenUser(user)) = roster else { return };
+        let control = Control::Person(user.clone());
+        if changes.contains(&Change::Person) {
+            self.told.control.push((None, control));
+            return;
+        }
+        let rows = self.rosters.get(roster);
+        let has_removal = changes.iter().any(|change| matches!(change, Change::Remove { .. }));
+        if !has_removal && rows.is_none_or(|rows| rows.len() < 2) {
+            return;
+        }
+        let holders: BTreeSet<Arc<str>> =
+            rows.into_iter().flatten().map(|(_, row)| row.stay.instance().clone()).collect();
+        self.told.control.extend(holders.into_iter().map(|holder| (Some(holder), control.clone())));
     }
 
     fn row_mut(&mut self, roster: &RosterKey, connection: &ConnectionId) -> Option<&mut Row> {
@@ -744,6 +827,7 @@ impl Partition {
     fn publish(&mut self, changes: Changes) {
         let epoch = self.epoch.as_ref().expect("opened").id.clone();
         for (roster, collected) in changes.0 {
+            self.tell_holders(&roster, &collected.changes);
             let to = self.numbers.get(&roster).copied().expect("a change has a number");
             self.told.published.push(Published {
                 epoch: epoch.clone(),

@@ -5,6 +5,7 @@ use std::{fmt, sync::Arc};
 use super::{
     member::{Occupancy, Reason},
     name::{ConnectionId, RosterKey, UserName},
+    person::Record,
     version::{Epoch, Version},
 };
 
@@ -147,6 +148,18 @@ pub enum Ask {
         /// What others are told.
         reason: Reason,
     },
+    /// Keep this of the person, unless what is kept has as high a serial. The roster is the user's, the connection is empty.
+    Person {
+        /// What is to be kept.
+        record: Record,
+    },
+    /// The person was active at this time, unix milliseconds. No change of the roster.
+    Active {
+        /// When.
+        at: u64,
+    },
+    /// Forget all that is kept of the person.
+    Forget,
 }
 
 /// One entry of a batch.
@@ -173,11 +186,25 @@ pub enum Outcome {
         changed: u64,
         /// Since when the user is there.
         since: u64,
+        /// What is kept of the person, where the row is a new one of a user.
+        record: Option<Box<Record>>,
     },
     /// The connection is the writer's now, with this row.
     Claimed {
         /// The row as it is after the claim.
         row: Box<Row>,
+        /// What is kept of the person.
+        record: Option<Box<Record>>,
+    },
+    /// No row was made where others would see it: the person is shown to nobody.
+    Hidden {
+        /// What is kept of the person.
+        record: Box<Record>,
+    },
+    /// Not kept: what is kept of the person is as recent or more so.
+    Later {
+        /// What is kept.
+        record: Box<Record>,
     },
     /// There is no such row, and none was made.
     Gone,
@@ -210,6 +237,8 @@ pub enum Change {
         /// Why.
         reason: Reason,
     },
+    /// What is kept of the user is another.
+    Person,
 }
 
 /// What a roster's feed says: the changes that lead from one number to another.
@@ -245,6 +274,8 @@ pub enum Control {
     Epoch(Epoch),
     /// The epoch has settled.
     Settled(Epoch),
+    /// The connections of a user who has several have changed, or what is kept of the user: whoever has some of them looks.
+    Person(UserName),
     /// A row that this instance answered for was removed or taken by somebody else.
     Overruled {
         /// Where.

@@ -11,6 +11,7 @@ use crate::{
         delta::{Connected, Leave},
         member::{Member, Occupancy, Reason, Status},
         name::{ChannelName, ConnectionId, UserName},
+        person::{Choice, View},
         version::Epoch,
     },
 };
@@ -134,22 +135,35 @@ impl<'a> From<&'a Count> for CountShape<'a> {
 
 /// How a user is there, or when last.
 #[derive(Debug, Serialize)]
-pub struct UserStatusShape {
+pub struct UserStatusShape<'a> {
     #[serde(serialize_with = "status_or_offline")]
-    status: Option<Status>,
+    status: Option<Choice>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    text: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     since: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    last_active: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     last_seen: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    state: Option<&'a RawValue>,
 }
 
-impl From<&UserInfo> for UserStatusShape {
-    fn from(info: &UserInfo) -> Self {
-        Self { status: info.status, since: info.since, last_seen: info.last_seen }
+impl<'a> From<&'a View> for UserStatusShape<'a> {
+    fn from(view: &'a View) -> Self {
+        Self {
+            status: view.status,
+            text: view.text.as_deref(),
+            since: view.since,
+            last_active: view.last_active,
+            last_seen: view.last_seen,
+            state: view.state.as_deref(),
+        }
     }
 }
 
-fn status_or_offline<S: Serializer>(status: &Option<Status>, serializer: S) -> Result<S::Ok, S::Error> {
+fn status_or_offline<S: Serializer>(status: &Option<Choice>, serializer: S) -> Result<S::Ok, S::Error> {
     match status {
         Some(status) => status.serialize(serializer),
         None => serializer.serialize_str("offline"),
@@ -161,7 +175,7 @@ fn status_or_offline<S: Serializer>(status: &Option<Status>, serializer: S) -> R
 pub struct UserShape<'a> {
     user: &'a UserName,
     #[serde(flatten)]
-    status: UserStatusShape,
+    status: UserStatusShape<'a>,
     connections: Vec<DeviceShape<'a>>,
     channels: Vec<&'a ChannelName>,
     stale: bool,
@@ -194,7 +208,7 @@ impl<'a> From<&'a UserInfo> for UserShape<'a> {
         channels.dedup();
         Self {
             user: &info.user,
-            status: info.into(),
+            status: (&info.view).into(),
             connections: info.devices.iter().map(DeviceShape::from).collect(),
             channels,
             stale: info.stale,

@@ -197,7 +197,7 @@ impl Store for Memory {
     async fn audit(&self, _: PartitionId, cursor: Option<String>) -> Result<Audited, StoreError> {
         let after = cursor.as_deref().and_then(RosterKey::from_stored);
         Ok(self.with(|partition, at| {
-            partition.forget_seen_before(at.wall_ms.saturating_sub(self.last_seen_ms));
+            partition.forget_people_before(at.wall_ms.saturating_sub(self.last_seen_ms));
             let page = partition.rosters().filter(|roster| after.as_ref().is_none_or(|after| *roster > after));
             let page: Vec<RosterKey> = page.take(AUDIT_PAGE).cloned().collect();
             let rows: Vec<_> = page
@@ -275,16 +275,20 @@ impl Store for Memory {
 
     async fn people(&self, users: &[UserName]) -> Result<Vec<Person>, StoreError> {
         let inner = self.lock();
-        let person = |user: &UserName| Person {
-            reading: Self::reading(&inner.partition, &RosterKey::User(user.clone())),
-            last_seen: inner.partition.last_seen(user),
+        let long_ago = wall_now_ms().saturating_sub(self.last_seen_ms);
+        let person = |user: &UserName| {
+            let kept = inner.partition.kept(user).cloned().unwrap_or_default();
+            let is_lasting = kept.record.as_ref().is_some_and(|record| record.lasting);
+            let recent = |at: &u64| !is_lasting || *at >= long_ago;
+            Person {
+                reading: Self::reading(&inner.partition, &RosterKey::User(user.clone())),
+                hidden: Self::reading(&inner.partition, &RosterKey::HiddenUser(user.clone())).rows,
+                record: kept.record,
+                last_seen: kept.last_seen.filter(recent),
+                last_active: kept.last_active.filter(recent),
+            }
         };
         Ok(users.iter().map(person).collect())
-    }
-
-    async fn forget_user(&self, user: &UserName) -> Result<(), StoreError> {
-        self.lock().partition.forget_user(user);
-        Ok(())
     }
 
     async fn names(
@@ -295,11 +299,16 @@ impl Store for Memory {
         most: usize,
     ) -> Result<Vec<String>, StoreError> {
         let inner = self.lock();
-        let names = inner.partition.rosters().filter_map(|roster| match (index, roster) {
-            (Index::Online, RosterKey::User(user)) => Some(user.as_str()),
-            (Index::Occupied, RosterKey::Channel(channel)) => Some(channel.as_str()),
-            _ => None,
-        });
+        let names: Box<dyn Iterator<Item = &str> + Send> = match index {
+            Index::Known => Box::new(inner.partition.known().map(UserName::as_str)),
+            Index::Online | Index::Occupied => {
+                Box::new(inner.partition.rosters().filter_map(move |roster| match (index, roster) {
+                    (Index::Online, RosterKey::User(user)) => Some(user.as_str()),
+                    (Index::Occupied, RosterKey::Channel(channel)) => Some(channel.as_str()),
+                    _ => None,
+                }))
+            }
+        };
         let wanted = names.filter(|name| name.starts_with(prefix) && after.is_none_or(|after| *name > after));
         Ok(wanted.take(most).map(str::to_owned).collect())
     }
@@ -311,6 +320,7 @@ impl Store for Memory {
             match roster {
                 RosterKey::Channel(_) => totals.channels += 1,
                 RosterKey::User(_) => totals.users += 1,
+                RosterKey::HiddenChannel(_) | RosterKey::HiddenUser(_) => {}
             }
         }
         totals.instances = inner
@@ -318,7 +328,7 @@ impl Store for Memory {
             .instances()
             .map(|(generation, version)| {
                 let held = inner.partition.held_by(generation);
-                let users = held.filter(|(roster, _)| matches!(roster, RosterKey::User(_))).count();
+                let users = held.filter(|(roster, _)| roster.is_user()).count();
                 (generation.clone(), version.clone(), users as u64)
             })
             .collect();

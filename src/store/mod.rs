@@ -14,6 +14,7 @@ use crate::domain::{
     member::Occupancy,
     name::{ChannelName, ConnectionId, RosterKey, UserName},
     partition::{Batch, Beat, Refusal, Renewal, Sweep, Swept},
+    person::Record,
     roster::{Control, Generation, Outcome, Published, Row},
     version::{Epoch, Version},
 };
@@ -88,10 +89,16 @@ pub struct Counted {
 /// A user as the store knows it.
 #[derive(Debug, Clone)]
 pub struct Person {
-    /// The connections, with the version.
+    /// The connections that others see, with the version.
     pub reading: Reading,
-    /// When the last connection left, unix milliseconds.
+    /// Those that others do not see.
+    pub hidden: Vec<(ConnectionId, Row)>,
+    /// What the person has chosen, and an app says of them.
+    pub record: Option<Record>,
+    /// When the last connection that others saw left, unix milliseconds.
     pub last_seen: Option<u64>,
+    /// When the person was active last, unix milliseconds.
+    pub last_active: Option<u64>,
 }
 
 /// What a page of an audit has come to.
@@ -110,6 +117,8 @@ pub enum Index {
     Online,
     /// Channels with a connection.
     Occupied,
+    /// Users of whom something is kept, online or not.
+    Known,
 }
 
 /// Counts over the whole store.
@@ -171,9 +180,6 @@ pub trait Store: Send + Sync + 'static {
 
     /// Users with their connections.
     async fn people(&self, users: &[UserName]) -> Result<Vec<Person>, StoreError>;
-
-    /// Forgets when a user was last seen.
-    async fn forget_user(&self, user: &UserName) -> Result<(), StoreError>;
 
     /// The names in an index, in order of their bytes, that begin with `prefix` and come after `after`; at most `most`.
     async fn names(

@@ -5,6 +5,7 @@ use rollcall::{
         member::{Occupancy, Reason},
         name::{ChannelName, RosterKey},
         partition::{Refusal, Sweep},
+        person::Record,
         roster::{Ask, Change, Control, Entry, Keep, Outcome, Published, Stay},
         tally::Tally,
         version::Epoch,
@@ -53,6 +54,10 @@ suite! {
     names_come_in_pages
     counts_and_totals_are_exact
     people_are_known_with_their_connections_and_when_they_were_last_seen
+    of_two_records_of_a_person_the_later_counts
+    no_row_is_made_where_others_would_see_whom_nobody_is_to_see
+    whoever_holds_one_of_several_devices_is_told_of_the_others
+    it_is_noted_once_a_minute_that_somebody_is_active
     what_is_frozen_can_be_thawed
     a_feed_tells_of_what_is_followed_and_of_nothing_else
     the_held_set_is_read_in_pages
@@ -157,7 +162,7 @@ async fn a_connection_that_breaks_and_comes_back_changes_nothing_that_others_see
     w.pass(14_000).await;
     w.sweep().await;
     let other = w.another("ib").await;
-    let Outcome::Claimed { row } = other.ask(&room, &id("a"), Ask::Claim { token_take: 1 }).await else { panic!() };
+    let Outcome::Claimed { row, .. } = other.ask(&room, &id("a"), Ask::Claim { token_take: 1 }).await else { panic!() };
     assert_eq!((row.take, &row.stay), (2, &Stay::Held(other.me.clone())));
     w.pass(5_000).await;
     w.sweep().await;
@@ -224,12 +229,12 @@ async fn a_claim_takes_over_and_the_other_is_told(w: World) {
     let other = w.another("ib").await;
     assert_eq!(other.ask(&me, &id("a"), Ask::Claim { token_take: 1 }).await, Outcome::Gone);
     w.ask(&me, &id("a"), enter(1, "ann", "{}")).await;
-    let Outcome::Claimed { row } = other.ask(&me, &id("a"), Ask::Claim { token_take: 1 }).await else { panic!() };
+    let Outcome::Claimed { row, .. } = other.ask(&me, &id("a"), Ask::Claim { token_take: 1 }).await else { panic!() };
     assert_eq!((row.take, row.valid, &*row.private), (2, 1, "{\"p\":1}"));
     let told = overruled(&w).await;
     assert_eq!(told, Control::Overruled { roster: me.clone(), connection: id("a"), take: 1, reason: Reason::Replaced });
     // The token of a welcome that got lost is older than the take, and still good.
-    let Outcome::Claimed { row } = w.ask(&me, &id("a"), Ask::Claim { token_take: 1 }).await else { panic!() };
+    let Outcome::Claimed { row, .. } = w.ask(&me, &id("a"), Ask::Claim { token_take: 1 }).await else { panic!() };
     assert_eq!((row.take, &row.stay), (3, &Stay::Held(w.me.clone())));
 }
 
@@ -241,7 +246,7 @@ async fn an_old_token_claims_nothing(w: World) {
     }
     w.ask(&me, &id("a"), ask).await;
     assert_eq!(w.ask(&me, &id("a"), Ask::Claim { token_take: 4 }).await, Outcome::Lost);
-    let Outcome::Claimed { row } = w.ask(&me, &id("a"), Ask::Claim { token_take: 9 }).await else { panic!() };
+    let Outcome::Claimed { row, .. } = w.ask(&me, &id("a"), Ask::Claim { token_take: 9 }).await else { panic!() };
     assert_eq!(row.take, 10);
 }
 
@@ -473,8 +478,85 @@ async fn people_are_known_with_their_connections_and_when_they_were_last_seen(w:
     w.ask(&ann, &id("b"), leave(1)).await;
     let people = w.store.people(&[user("ann")]).await.unwrap();
     assert!(people[0].last_seen.is_some());
-    w.store.forget_user(&user("ann")).await.unwrap();
+    w.ask(&ann, &id(""), Ask::Forget).await;
     assert_eq!(w.store.people(&[user("ann")]).await.unwrap()[0].last_seen, None);
+}
+
+fn keep(serial: u64, hidden: bool) -> Ask {
+    let profile = format!("{{\"serial\":{serial}}}").into();
+    Ask::Person { record: Record { serial, hidden, lasting: true, profile } }
+}
+
+async fn of_two_records_of_a_person_the_later_counts(w: World) {
+    let ann = RosterKey::User(user("ann"));
+    let first = w.ask(&ann, &id(""), keep(3, false)).await;
+    assert_eq!(number(&first), 1, "whoever watches is told");
+    let Outcome::Later { record } = w.ask(&ann, &id(""), keep(3, true)).await else { panic!() };
+    assert_eq!((record.serial, record.hidden), (3, false));
+    w.ask(&ann, &id(""), keep(4, false)).await;
+    let kept = w.store.people(&[user("ann")]).await.unwrap().remove(0).record.unwrap();
+    assert_eq!((kept.serial, &*kept.profile), (4, "{\"serial\":4}"));
+    assert_eq!(w.store.names(Index::Known, "", None, 9).await.unwrap(), ["ann"]);
+    assert!(w.store.names(Index::Online, "", None, 9).await.unwrap().is_empty());
+    w.ask(&ann, &id(""), Ask::Forget).await;
+    assert_eq!(w.store.people(&[user("ann")]).await.unwrap()[0].record, None);
+    assert!(w.store.names(Index::Known, "", None, 9).await.unwrap().is_empty());
+}
+
+async fn no_row_is_made_where_others_would_see_whom_nobody_is_to_see(w: World) {
+    let (ann, room) = (RosterKey::User(user("ann")), channel("room:1"));
+    w.ask(&ann, &id(""), keep(1, true)).await;
+    let before = w.store.read(&ann).await.unwrap().number;
+    let Outcome::Hidden { record } = w.ask(&ann, &id("a"), enter(1, "ann", "{}")).await else { panic!() };
+    assert!(record.hidden);
+    let Outcome::Done { record, .. } = w.ask(&ann.twin(true), &id("a"), enter(1, "ann", "{}")).await else { panic!() };
+    assert_eq!(record.unwrap().serial, 1);
+    w.ask(&room.twin(true), &id("a"), enter(1, "ann", "{}")).await;
+    // Nothing of it shows.
+    assert_eq!(w.store.read(&ann).await.unwrap().number, before);
+    let there = w.store.read(&room).await.unwrap();
+    assert_eq!((there.number, there.rows.len()), (None, 0));
+    let totals = w.store.totals().await.unwrap();
+    assert_eq!((totals.users, totals.channels), (0, 0));
+    let person = w.store.people(&[user("ann")]).await.unwrap().remove(0);
+    assert_eq!((person.reading.rows.len(), person.hidden.len()), (0, 1));
+    w.ask(&ann.twin(true), &id("a"), leave(1)).await;
+    assert_eq!(w.store.people(&[user("ann")]).await.unwrap()[0].last_seen, None, "nobody has seen them");
+    // In a batch the user's row decides.
+    if w.store.partition_of(&ann) == w.store.partition_of(&room) {
+        let entry =
+            |roster: &RosterKey| Entry { roster: roster.clone(), connection: id("b"), ask: enter(1, "ann", "{}") };
+        let outcomes = w.batch(vec![entry(&ann), entry(&room)]).await.unwrap().1;
+        assert!(outcomes.iter().all(|outcome| matches!(outcome, Outcome::Hidden { .. })), "{outcomes:?}");
+    }
+}
+
+async fn whoever_holds_one_of_several_devices_is_told_of_the_others(w: World) {
+    let ann = RosterKey::User(user("ann"));
+    let other = w.another("other").await;
+    w.ask(&ann, &id("a"), enter(1, "ann", "1")).await;
+    other.ask(&ann, &id("b"), enter(1, "ann", "2")).await;
+    let is_person =
+        |event: &FeedEvent| matches!(event, FeedEvent::Control(_, Control::Person(name)) if *name == user("ann"));
+    // What else is heard is of other things; where nothing comes, waiting for it fails.
+    let hears = async |world: &World| while !is_person(&world.event().await) {};
+    hears(&w).await;
+    hears(&other).await;
+    other.ask(&ann, &id("b"), leave(1)).await;
+    hears(&w).await;
+    w.ask(&ann, &id(""), keep(1, false)).await;
+    hears(&other).await;
+}
+
+async fn it_is_noted_once_a_minute_that_somebody_is_active(w: World) {
+    let ann = RosterKey::User(user("ann"));
+    let now = rollcall::domain::time::wall_now_ms();
+    let when = async || w.store.people(&[user("ann")]).await.unwrap()[0].last_active;
+    for (at, noted) in [(now, now), (now + 59_999, now), (now - 1, now), (now + 60_000, now + 60_000)] {
+        w.ask(&ann, &id(""), Ask::Active { at }).await;
+        assert_eq!(when().await, Some(noted));
+    }
+    assert_eq!(w.store.read(&ann).await.unwrap().number, None, "that is no change");
 }
 
 async fn what_is_frozen_can_be_thawed(w: World) {

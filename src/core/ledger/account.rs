@@ -14,7 +14,7 @@ use super::{Content, Settlement};
 use crate::{
     core::notices::Notices,
     domain::{
-        member::{Reason, Whereabouts},
+        member::{Reason, Status, Whereabouts},
         name::{RosterKey, UserName},
         version::Epoch,
     },
@@ -128,6 +128,10 @@ impl Place {
 pub(super) struct Account {
     pub(super) owner: u64,
     pub(super) user: UserName,
+    /// The user is shown to nobody: its places are in the rosters that others do not see.
+    pub(super) hidden: bool,
+    /// How the user is there, by this device alone.
+    pub(super) automatic: Status,
     pub(super) take: u64,
     pub(super) valid: u64,
     /// The take that the client's newest resume token names.
@@ -138,22 +142,25 @@ pub(super) struct Account {
 }
 
 impl Account {
+    /// The roster that decides who has the connection.
+    pub(super) fn home(&self) -> RosterKey {
+        RosterKey::User(self.user.clone()).twin(self.hidden)
+    }
+
     /// Whether it is to be held there. One that is to end is not, and the store must not think so.
     pub(super) fn holds(&self, roster: &RosterKey) -> bool {
         self.places.get(roster).is_some_and(|place| place.wanted == Wanted::Held)
     }
 }
 
-pub(super) fn whereabouts(account: &Account) -> Whereabouts {
-    let channels = account.places.keys().filter_map(|roster| match roster {
-        RosterKey::Channel(channel) => Some(channel.clone()),
-        RosterKey::User(_) => None,
-    });
-    Whereabouts { channels: channels.collect() }
+/// The channels in which the connection is, seen by others or by nobody.
+pub(super) fn whereabouts(account: &Account, hidden: bool) -> Whereabouts {
+    let rosters = account.places.keys().filter(|roster| roster.is_hidden() == hidden);
+    Whereabouts { channels: rosters.filter_map(RosterKey::channel).cloned().collect() }
 }
 
 /// The longest grace of the connection's channels; none without channels.
 pub(super) fn longest_grace(account: &Account) -> Option<u64> {
-    let channels = account.places.iter().filter(|(roster, _)| matches!(roster, RosterKey::Channel(_)));
+    let channels = account.places.iter().filter(|(roster, _)| !roster.is_user());
     channels.map(|(_, place)| place.content.grace_ms).max()
 }

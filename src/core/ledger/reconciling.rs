@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use super::{
     ASKS, Book, Ledger, Settlement,
     account::{Waiting, Wanted},
+    persons::put,
 };
 use crate::{
     domain::{
@@ -39,7 +40,7 @@ impl Ledger {
         if account.take > take {
             return;
         }
-        let is_user = matches!(roster, RosterKey::User(_));
+        let is_user = roster.is_user();
         let held = account.places.get(roster).is_some_and(|place| place.wanted == Wanted::Held);
         if held && matches!(reason, Reason::Timeout | Reason::InstanceLost) {
             // The lease ran out under a living socket: the rebirth offers it again.
@@ -52,9 +53,9 @@ impl Ledger {
             return;
         }
         if let Some(notices) = &account.notices {
-            match roster {
-                RosterKey::User(_) => notices.end(reason),
-                RosterKey::Channel(channel) => notices.left(channel.clone(), reason),
+            match roster.channel() {
+                None => notices.end(reason),
+                Some(channel) => notices.left(channel.clone(), reason),
             }
         }
         self.close_place(&mut book, connection, roster, &Settlement::Lost);
@@ -67,11 +68,20 @@ impl Ledger {
     pub fn reset(&self, partition: PartitionId, reset: Reset, last: Option<(&Epoch, u64)>) {
         let mut book = self.lock();
         let (mut touched, mut ended) = (Vec::new(), Vec::new());
-        let Book { accounts, lanes, .. } = &mut *book;
+        let Book { accounts, lanes, people, .. } = &mut *book;
         let lane = &mut lanes[usize::from(partition)];
         lane.era += 1;
         if let Some((epoch, now)) = last.filter(|_| reset.epoch) {
             lane.departed.remember(epoch, now);
+        }
+        if reset.epoch {
+            // What was chosen is put back where the store has lost it, before the places that depend on it.
+            let records = people.iter().filter_map(|(user, person)| {
+                let roster = RosterKey::User(user.clone());
+                let record = person.record().filter(|_| self.store.partition_of(&roster) == partition)?;
+                Some((put(&roster, record.clone()), None))
+            });
+            lane.asks.extend(records);
         }
         if reset.epoch {
             // Whether somebody may be taken over was found out in the epoch before. In this one nobody may have said yet that they are there.
@@ -180,15 +190,18 @@ impl Ledger {
         if !account.places.get(roster).is_some_and(|place| place.is_ending_in(epoch)) {
             return;
         }
-        match roster {
-            RosterKey::User(_) => self.give_up(&mut book, connection),
-            RosterKey::Channel(_) => self.close_place(&mut book, connection, roster, &Settlement::Lost),
+        if roster.is_user() {
+            self.give_up(&mut book, connection);
+        } else {
+            self.close_place(&mut book, connection, roster, &Settlement::Lost);
         }
     }
 
     /// Drops what has ended long ago by this partition's time, though nobody said so.
     pub fn drop_ended(&self, partition: PartitionId, beat: &Beat, slack_ms: u64) {
-        self.lock().accounts.retain(|_, account| {
+        let mut book = self.lock();
+        let mut over = Vec::new();
+        for (connection, account) in &mut book.accounts {
             let had = account.places.len();
             account.places.retain(|_, place| {
                 let Wanted::Ending { remaining_ms, counted_from: Some((epoch, from)) } = &place.wanted else {
@@ -199,15 +212,21 @@ impl Ledger {
                     || *epoch != beat.epoch
                     || beat.now <= from + remaining_ms + slack_ms
             });
-            had == account.places.len() || !account.places.is_empty()
-        });
+            if had > 0 && account.places.is_empty() {
+                over.push(connection.clone());
+            }
+        }
+        for connection in over {
+            book.remove(&connection);
+        }
+        book.forget_people();
     }
 
     /// A lease was ended on purpose.
     pub fn drop_lease(&self, connection: &ConnectionId) {
         let mut book = self.lock();
         if book.accounts.get(connection).is_some_and(|account| account.notices.is_none()) {
-            book.accounts.remove(connection);
+            book.remove(connection);
         }
     }
 }

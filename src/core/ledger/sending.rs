@@ -8,6 +8,7 @@ use super::Content;
 use super::{
     ASKS, Asker, Book, Lane, Ledger, Settlement,
     account::{Account, Place, Wanted, longest_grace, whereabouts},
+    persons::put,
 };
 use crate::{
     domain::{
@@ -15,6 +16,7 @@ use crate::{
         member::Reason,
         name::{ConnectionId, RosterKey},
         partition::Beat,
+        person::Record,
         roster::{Ask, Body, Entry, Keep, Outcome},
         version::Version,
     },
@@ -34,7 +36,15 @@ pub(crate) enum Sent {
         wanted_at: Instant,
     },
     /// A question asked once, of this row. What it may make this instance hold without knowing is let go of where the answer is lost.
-    Ask { roster: RosterKey, connection: ConnectionId, asker: Asker, removal: Option<Reason>, may_hold: bool },
+    Ask {
+        roster: RosterKey,
+        connection: ConnectionId,
+        asker: Asker,
+        removal: Option<Reason>,
+        may_hold: bool,
+        /// What is kept of a person, put back for whom nobody waits: it is asked again until it is answered.
+        again: Option<Record>,
+    },
 }
 
 impl Sent {
@@ -83,7 +93,7 @@ impl Ledger {
 
     /// Another take has the connection: what only this instance may have written goes.
     pub(in crate::core::ledger) fn give_up(&self, book: &mut Book, connection: &ConnectionId) {
-        let Some(account) = book.accounts.remove(connection) else { return };
+        let Some(account) = book.remove(connection) else { return };
         if let Some(notices) = &account.notices {
             notices.end(Reason::Replaced);
         }
@@ -108,7 +118,7 @@ impl Ledger {
             && let Some((connection, roster)) = lane.dirty.pop_front()
         {
             let Some(account) = accounts.get_mut(&connection) else { continue };
-            let user = RosterKey::User(account.user.clone());
+            let user = RosterKey::User(account.user.clone()).twin(roster.is_hidden());
             let Some(place) = account.places.get_mut(&roster) else { continue };
             place.queued = false;
             // The row of the user first: it decides who has the connection and names the channels. Whoever leaves does not wait for it: it waits.
@@ -139,12 +149,17 @@ impl Ledger {
         {
             let may_hold = matches!(entry.ask, Ask::Claim { .. } | Ask::Release);
             let removal = if let Ask::Absent { reason, .. } = entry.ask { Some(reason) } else { None };
+            let again = match &entry.ask {
+                Ask::Person { record } if asker.is_none() => Some(record.clone()),
+                _ => None,
+            };
             sent.push(Sent::Ask {
                 roster: entry.roster.clone(),
                 connection: entry.connection.clone(),
                 asker,
                 removal,
                 may_hold,
+                again,
             });
             entries.push(entry);
         }
@@ -159,16 +174,23 @@ impl Ledger {
     ) -> Option<(Entry, Sent)> {
         let place = account.places.get(roster)?;
         let wanted_at = place.waiting.as_ref()?.since;
-        let is_user = matches!(roster, RosterKey::User(_));
-        if matches!(place.wanted, Wanted::Gone(_)) && is_user && account.places.len() > 1 {
-            // Erased after the channels.
-            return None;
+        let is_user = roster.is_user();
+        if matches!(place.wanted, Wanted::Gone(_)) && is_user {
+            // Erased after the channels that it names, and where it only moves after the new one is there.
+            let is_before = |(other, place): (&RosterKey, &Place)| {
+                let is_named = !other.is_user() && other.is_hidden() == roster.is_hidden();
+                let is_next = other.is_user() && other != roster && !matches!(place.wanted, Wanted::Gone(_));
+                is_named || (is_next && place.fresh)
+            };
+            if account.places.iter().any(is_before) {
+                return None;
+            }
         }
         if account.needs_proof && place.wanted == Wanted::Held {
             return None;
         }
         let Content { grace_ms, since, changed, private, payload } = place.content.clone();
-        let private = if is_user { whereabouts(account).to_json() } else { private };
+        let private = if is_user { whereabouts(account, roster.is_hidden()).to_json() } else { private };
         let grace_ms = if is_user { longest_grace(account).unwrap_or(grace_ms) } else { grace_ms };
         let body = || Body {
             user: account.user.clone(),
@@ -211,6 +233,11 @@ impl Ledger {
                 lane.departed.note(beat, roster.clone(), connection.clone(), take, reason);
             }
             match sent {
+                Sent::Ask { roster, again: Some(_), .. } => {
+                    if let (RosterKey::User(user), Outcome::Later { record }) = (&roster, outcome) {
+                        self.adopt(&mut book, user, *record);
+                    }
+                }
                 Sent::Ask { roster, connection, asker, .. } => {
                     let unheard = asker.and_then(|asker| asker.send((outcome, beat.clone())).err());
                     if let Some((Outcome::Claimed { .. }, _)) = unheard {
@@ -237,6 +264,10 @@ impl Ledger {
                     self.queue(&mut book, &connection, &roster);
                 }
                 Sent::Ask { roster, connection, may_hold: true, .. } => self.release(&mut book, &connection, &roster),
+                Sent::Ask { roster, again: Some(record), .. } => {
+                    let lane = &mut book.lanes[usize::from(self.store.partition_of(&roster))];
+                    lane.asks.push_back((put(&roster, record), None));
+                }
                 Sent::Ask { .. } => {}
             }
         }
@@ -257,7 +288,7 @@ impl Ledger {
             return;
         };
         let Some(place) = account.places.get_mut(roster) else { return };
-        let is_user = matches!(roster, RosterKey::User(_));
+        let is_user = roster.is_user();
         if removal.is_some() && !matches!(outcome, Outcome::Lost) {
             let number = if let Outcome::Done { number, .. } = outcome { number } else { 0 };
             let settlement = Settlement::Done(Version { epoch: beat.epoch.clone(), number });
@@ -273,7 +304,7 @@ impl Ledger {
             return;
         }
         match outcome {
-            Outcome::Done { number, changed, since, .. } => {
+            Outcome::Done { number, changed, since, record, .. } => {
                 place.fresh = false;
                 place.limit = 0;
                 place.content.since = since;
@@ -290,8 +321,12 @@ impl Ledger {
                 place.settle(*revision, &Settlement::Done(Version { epoch: beat.epoch.clone(), number }));
                 self.queue(book, connection, roster);
                 if is_user {
-                    // The channels have waited for this.
+                    // The channels have waited for this, and where it has moved the row from before.
                     self.queue_all(book, connection);
+                }
+                if let Some(record) = record {
+                    let user = book.accounts.get(connection).map(|account| account.user.clone());
+                    self.adopt(book, &user.expect("it has just been looked at"), *record);
                 }
             }
             Outcome::Gone if place.is_new() && !is_user => {
@@ -305,9 +340,9 @@ impl Ledger {
             Outcome::Gone => {
                 // Nobody has said why: whoever it was may come back. A kick says so by itself.
                 if let Some(notices) = &account.notices {
-                    match roster {
-                        RosterKey::Channel(channel) => notices.left(channel.clone(), Reason::InstanceLost),
-                        RosterKey::User(_) => notices.end(Reason::InstanceLost),
+                    match roster.channel() {
+                        Some(channel) => notices.left(channel.clone(), Reason::InstanceLost),
+                        None => notices.end(Reason::InstanceLost),
                     }
                 }
                 self.close_place(book, connection, roster, &Settlement::Lost);
@@ -317,7 +352,13 @@ impl Ledger {
             }
             Outcome::Lost => self.give_up(book, connection),
             Outcome::Full => self.close_place(book, connection, roster, &Settlement::Full),
-            Outcome::Claimed { .. } => tracing::error!("a place was answered with a claim"),
+            Outcome::Hidden { record } => {
+                let user = account.user.clone();
+                self.refused_as_hidden(book, &user, *record, connection, roster);
+            }
+            Outcome::Claimed { .. } | Outcome::Later { .. } => {
+                tracing::error!("a place was answered with what is none");
+            }
         }
     }
 
@@ -330,12 +371,12 @@ impl Ledger {
         settlement: &Settlement,
     ) {
         let Some(account) = book.accounts.get_mut(connection) else { return };
-        let user = RosterKey::User(account.user.clone());
+        let user = RosterKey::User(account.user.clone()).twin(roster.is_hidden());
         if let Some(mut place) = account.places.remove(roster) {
             place.settle(u64::MAX, settlement);
         }
         if account.places.is_empty() && account.notices.as_ref().is_none_or(|notices| notices.is_over()) {
-            book.accounts.remove(connection);
+            book.remove(connection);
         } else if *roster != user {
             self.touch(book, connection, &user);
         }

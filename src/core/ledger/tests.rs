@@ -37,7 +37,7 @@ fn done(entry: &Entry) -> Outcome {
         Ask::Present { take, .. } => take,
         _ => 1,
     };
-    Outcome::Done { take, number: 7, changed: 7, since: 1 }
+    Outcome::Done { take, number: 7, changed: 7, since: 1, record: None }
 }
 
 impl Scene {
@@ -51,7 +51,7 @@ impl Scene {
         let ledger = Ledger::new(Arc::new(store));
         let connection = ConnectionId::from_bytes([1; 16]);
         let notices = Arc::new(Notices::default());
-        let owner = ledger.open(&connection, &UserName::parse("ann").unwrap(), 1, 0, Some(notices.clone()));
+        let owner = ledger.open(&connection, &UserName::parse("ann").unwrap(), false, 1, 0, Some(notices.clone()));
         Self { ledger, connection, owner, notices, epoch: Epoch::new("e1"), now: 1_000 }
     }
 
@@ -310,7 +310,7 @@ async fn a_claim_that_nobody_waits_for_any_more_is_released() {
         private: "{}".into(),
         payload: "{}".into(),
     };
-    scene.ledger.answered(&scene.beat(), sent, vec![Outcome::Claimed { row: Box::new(row) }]);
+    scene.ledger.answered(&scene.beat(), sent, vec![Outcome::Claimed { row: Box::new(row), record: None }]);
     let asked = scene.round();
     assert!(matches!(asked[..], [Entry { ask: Ask::Release, .. }]), "{asked:?}");
 }
@@ -438,7 +438,7 @@ async fn of_two_resumes_the_higher_take_has_the_connection_whichever_comes_last(
     let name = UserName::parse("ann").unwrap();
     let open = |take| {
         let notices = Arc::new(Notices::default());
-        scene.ledger.open(&scene.connection, &name, take, 0, Some(notices.clone()));
+        scene.ledger.open(&scene.connection, &name, false, take, 0, Some(notices.clone()));
         notices
     };
     let later = open(3);
@@ -557,7 +557,7 @@ async fn a_join_that_was_on_its_way_when_its_client_came_back_is_let_go_of() {
     assert_eq!(rosters(&entries), ["c:a"]);
     // The resume has found no row of the channel yet.
     let notices = Some(Arc::new(Notices::default()));
-    scene.ledger.open(&scene.connection, &UserName::parse("ann").unwrap(), 2, 0, notices);
+    scene.ledger.open(&scene.connection, &UserName::parse("ann").unwrap(), false, 2, 0, notices);
     drop(scene.hold(&user(), 15_000));
     scene.ledger.answered(&scene.beat(), sent, entries.iter().map(done).collect());
     let asked = scene.drain();

@@ -188,7 +188,7 @@ impl State {
         // All is read before anything is changed: half of it would never be shown.
         let payloads = published.changes.iter().filter_map(|change| match change {
             Change::Set { payload, .. } => Some(read_payload(payload)),
-            Change::Remove { .. } => None,
+            Change::Remove { .. } | Change::Person => None,
         });
         let Some(shown) = payloads.collect::<Option<Vec<_>>>() else { return false };
         let mut shown = shown.into_iter();
@@ -209,6 +209,8 @@ impl State {
                     self.timing.heard(connection);
                     touches.push((connection.clone(), before, Some(*reason)));
                 }
+                // What is kept of a person stands in no channel.
+                Change::Person => {}
             }
         }
         self.step(from, published.version(), touches);
@@ -429,7 +431,7 @@ pub(super) fn reasons(buffered: &[Published]) -> HashMap<ConnectionId, Reason> {
     let changes = buffered.iter().flat_map(|published| &published.changes);
     let removals = changes.filter_map(|change| match change {
         Change::Remove { connection, reason } => Some((connection.clone(), *reason)),
-        Change::Set { .. } => None,
+        Change::Set { .. } | Change::Person => None,
     });
     removals.collect()
 }

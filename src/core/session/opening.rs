@@ -5,7 +5,7 @@ use std::{collections::HashMap, time::Duration};
 use serde_json::Map;
 use tokio::time::timeout;
 
-use super::{HelloError, Joined, ResumeClaim, Session, settled, to_json};
+use super::{HelloError, Joined, ResumeClaim, Session, Standing, settled, to_json};
 use crate::{
     core::{
         error::Error,
@@ -13,7 +13,7 @@ use crate::{
     },
     domain::{
         member::{Reason, Shown, Whereabouts},
-        name::{ConnectionId, RosterKey, UserName},
+        name::{ChannelName, ConnectionId, RosterKey, UserName},
         roster::{Ask, Entry, Outcome, Row},
         time::wall_now_ms,
         version::Epoch,
@@ -28,7 +28,7 @@ const SETTLE_LOOK: Duration = Duration::from_secs(1);
 
 impl Session {
     pub(super) async fn enter(&mut self, user: &UserName) -> Result<(), HelloError> {
-        self.owner = self.core.ledger.open(&self.connection, user, 1, 0, Some(self.notices.clone()));
+        self.owner = self.core.ledger.open(&self.connection, user, false, 1, 0, Some(self.notices.clone()));
         let shown = self.shown(&Map::new(), wall_now_ms());
         let content = Content {
             grace_ms: self.grace_ms(None, None),
@@ -53,29 +53,48 @@ impl Session {
 
     /// Takes over the connection that the claim names; none where it is not there any more.
     pub(super) async fn resume(&mut self, user: &UserName, claim: ResumeClaim) -> Result<Option<u64>, Error> {
-        let key = RosterKey::User(user.clone());
-        let Ok(epoch) = timeout(SETTLE_WAIT, self.epoch_to_take_it_in(&key, &claim.connection)).await else {
+        // Of whom nobody sees the connections stand elsewhere.
+        let seen = RosterKey::User(user.clone());
+        let hidden = self.is_hidden_at(&seen, &claim.connection).await;
+        for hidden in [hidden, !hidden] {
+            if let Some(take) = self.resume_at(&seen.twin(hidden), user, &claim).await? {
+                return Ok(Some(take));
+            }
+        }
+        self.core.metrics.resumes_missed.inc();
+        Ok(None)
+    }
+
+    /// Whether a connection stands where others do not see it. What cannot be read now is looked for at both places.
+    async fn is_hidden_at(&self, seen: &RosterKey, connection: &ConnectionId) -> bool {
+        let keys = [seen.clone(), seen.twin(true)].map(|roster| (roster, connection.clone()));
+        let rows = self.core.store.rows(&keys).await.unwrap_or_default();
+        matches!(rows.as_slice(), [None, Some(_)])
+    }
+
+    async fn resume_at(&mut self, key: &RosterKey, user: &UserName, claim: &ResumeClaim) -> Result<Option<u64>, Error> {
+        let Ok(epoch) = timeout(SETTLE_WAIT, self.epoch_to_take_it_in(key, &claim.connection)).await else {
             return Err(Error::unavailable("the store of presence is settling"));
         };
-        let before = self.places_of(&key, &claim.connection).await;
+        let before = self.places_of(key, &claim.connection).await;
         let ask = Ask::Claim { token_take: claim.take };
         let entry = Entry { roster: key.clone(), connection: claim.connection.clone(), ask };
         let core = self.core.clone();
         let mut claiming = Claiming { ledger: &core.ledger, place: Some((claim.connection.clone(), key.clone())) };
-        let row = match self.core.ask_in(entry, &epoch).await? {
-            (Outcome::Claimed { row }, _) => *row,
+        let (row, record) = match self.core.ask_in(entry, &epoch).await? {
+            (Outcome::Claimed { row, record }, _) => (*row, record),
             _ => {
                 claiming.place = None;
-                self.core.metrics.resumes_missed.inc();
                 return Ok(None);
             }
         };
         let channels = Whereabouts::from_json(&row.private).channels;
-        let keys: Vec<_> =
-            channels.iter().map(|name| (RosterKey::Channel(name.clone()), claim.connection.clone())).collect();
+        let roster = |name: &ChannelName| RosterKey::Channel(name.clone()).twin(key.is_hidden());
+        let keys: Vec<_> = channels.iter().map(|name| (roster(name), claim.connection.clone())).collect();
         let rows = self.rows_after(&keys, &before).await?;
-        self.connection = claim.connection;
-        self.owner = self.core.ledger.open(&self.connection, user, row.take, row.valid, Some(self.notices.clone()));
+        self.connection = claim.connection.clone();
+        let notices = Some(self.notices.clone());
+        self.owner = self.core.ledger.open(&self.connection, user, key.is_hidden(), row.take, row.valid, notices);
         claiming.place = None;
         self.unconfirmed = true;
         let take = row.take;
@@ -83,6 +102,7 @@ impl Session {
             // Another socket has taken it since; this one is closed.
             return Ok(Some(take));
         }
+        self.take_standing(user, &row, rows.iter().flatten());
         let mut waits = Vec::new();
         for (channel, found) in channels.into_iter().zip(rows) {
             let Some(found) = found.filter(|found| found.take <= take && found.user == *user) else { continue };
@@ -99,7 +119,10 @@ impl Session {
             self.device = shown.device;
         }
         // Where the user's row is lost again the notices say so.
-        waits.push((None, self.core.ledger.hold(&self.connection, &key, content_of(&row), 0)));
+        waits.push((None, self.core.ledger.hold(&self.connection, key, content_of(&row), 0)));
+        if let Some(record) = record {
+            self.core.ledger.note_record(user, *record);
+        }
         for (channel, wait) in waits {
             match (settled(wait).await, channel) {
                 (Some(Settlement::Done(_)), _) | (Some(_), None) => {}
@@ -115,13 +138,23 @@ impl Session {
         Ok(Some(take))
     }
 
+    /// Goes on as the device was, and as the channels show the user: coming back is no change.
+    fn take_standing<'a>(&mut self, user: &UserName, row: &Row, mut channels: impl Iterator<Item = &'a Row>) {
+        let status_of = |row: &Row| serde_json::from_str::<Shown>(&row.payload).ok().map(|shown| shown.status);
+        let automatic = status_of(row).unwrap_or_default();
+        let shown = channels.find_map(status_of).unwrap_or(automatic);
+        self.standing = Standing::resumed(automatic, self.idle_after(), self.away_after());
+        self.core.ledger.take_over(&self.connection, automatic, shown);
+        self.core.persons.hear([user.clone()]);
+    }
+
     /// A connection's places in channels as they are before it is taken over. What cannot be read now is read afterwards.
     async fn places_of(&self, key: &RosterKey, connection: &ConnectionId) -> HashMap<RosterKey, Row> {
         let store = &self.core.store;
         let Ok(rows) = store.rows(&[(key.clone(), connection.clone())]).await else { return HashMap::new() };
         let Some(row) = rows.into_iter().flatten().next() else { return HashMap::new() };
         let channels = Whereabouts::from_json(&row.private).channels.into_iter().map(RosterKey::Channel);
-        let keys: Vec<_> = channels.map(|channel| (channel, connection.clone())).collect();
+        let keys: Vec<_> = channels.map(|channel| (channel.twin(key.is_hidden()), connection.clone())).collect();
         let Ok(rows) = store.rows(&keys).await else { return HashMap::new() };
         keys.into_iter().zip(rows).filter_map(|((channel, _), row)| Some((channel, row?))).collect()
     }
@@ -197,7 +230,8 @@ impl Session {
             return false;
         }
         let Some(row) = row else { return true };
-        let channels = Whereabouts::from_json(&row.private).channels.into_iter().map(RosterKey::Channel);
+        let channels = Whereabouts::from_json(&row.private).channels.into_iter();
+        let channels = channels.map(|channel| RosterKey::Channel(channel).twin(key.is_hidden()));
         let unsettled: Vec<_> = channels.filter_map(|channel| Some((settling(&channel)?, channel))).collect();
         let keys: Vec<_> = unsettled.iter().map(|(_, channel)| (channel.clone(), connection.clone())).collect();
         let Ok(rows) = store.rows(&keys).await else { return false };

@@ -28,7 +28,7 @@ use crate::{
 struct Listed<'a> {
     user: &'a UserName,
     #[serde(flatten)]
-    status: UserStatusShape,
+    status: UserStatusShape<'a>,
 }
 
 #[derive(Serialize)]
@@ -49,8 +49,8 @@ pub(super) async fn list(
     let people = if names.is_empty() { Vec::new() } else { doors.core.users(&names).await? };
     let stale = people.iter().any(|info| info.stale);
     // Who left between the two questions is not online.
-    let online = people.iter().filter(|info| info.status.is_some());
-    let users = online.map(|info| Listed { user: &info.user, status: info.into() }).collect();
+    let online = people.iter().filter(|info| info.view.status.is_some());
+    let users = online.map(|info| Listed { user: &info.user, status: (&info.view).into() }).collect();
     Ok(HttpResponse::Ok().json(List { users, next, stale }))
 }
 
@@ -92,7 +92,7 @@ pub(super) struct Asked {
 
 #[derive(Serialize)]
 struct Answered<'a> {
-    users: BTreeMap<&'a UserName, UserStatusShape>,
+    users: BTreeMap<&'a UserName, UserStatusShape<'a>>,
     stale: bool,
 }
 
@@ -108,6 +108,6 @@ pub(super) async fn query(
     }
     let people = if users.is_empty() { Vec::new() } else { doors.core.users(&users).await? };
     let stale = people.iter().any(|info| info.stale);
-    let users = people.iter().map(|info| (&info.user, info.into())).collect();
+    let users = people.iter().map(|info| (&info.user, (&info.view).into())).collect();
     Ok(HttpResponse::Ok().json(Answered { users, stale }))
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use serde::Serialize;
 use serde_json::value::{RawValue, to_raw_value};
 
 use crate::{
@@ -12,6 +13,11 @@ use crate::{
         wire::{ChannelShape, UserStatusShape},
     },
 };
+
+#[derive(Serialize)]
+struct Answered<'a> {
+    users: BTreeMap<&'a UserName, UserStatusShape<'a>>,
+}
 
 /// The body of `GET /v1/channels/{channel}`.
 ///
@@ -24,7 +30,7 @@ pub async fn channel(doors: &Doors, session: &Session, channel: &ChannelName) ->
     Ok(to_raw_value(&ChannelShape::new(channel, count)).expect("counts are JSON"))
 }
 
-/// The body of `POST /v1/users/query`.
+/// The body of `POST /v1/users/query`, as others see these users; oneself is told the truth.
 ///
 /// # Errors
 /// Not allowed for one of them, or not available.
@@ -32,7 +38,8 @@ pub async fn users(doors: &Doors, session: &Session, users: &[UserName]) -> Resu
     for user in users {
         session.may_see(user)?;
     }
-    let infos = doors.core.users(users).await?;
-    let by_name: BTreeMap<&UserName, UserStatusShape> = infos.iter().map(|info| (&info.user, info.into())).collect();
-    Ok(to_raw_value(&serde_json::json!({ "users": by_name })).expect("statuses are JSON"))
+    let views = doors.core.views(users, session.user()).await?;
+    let by_name: BTreeMap<&UserName, UserStatusShape<'_>> =
+        users.iter().zip(views.iter().map(UserStatusShape::from)).collect();
+    Ok(to_raw_value(&Answered { users: by_name }).expect("statuses are JSON"))
 }

@@ -230,11 +230,13 @@ impl Socket {
             }
             next = next.min(hello_at);
         }
-        if let Some(session) = &self.session {
+        if let Some(session) = &mut self.session {
             if session.ends_at() <= now {
                 return Err(Close::TokenExpired);
             }
             next = next.min(session.ends_at());
+            session.look_at_status(now);
+            next = session.next_status_at().into_iter().chain([next]).min().unwrap_or(next);
         }
         Ok(next)
     }
@@ -400,6 +402,12 @@ impl Socket {
             }
             Request::Leave { channel } => self.start(id, Command::Leave { channel }),
             Request::Update { channel, patch } => self.start(id, Command::Update { channel, patch }),
+            Request::UserState { patch } => self.start(id, Command::UserState { patch }),
+            Request::Status { status, text, until } => {
+                let text = text.map(Into::into);
+                self.start(id, Command::Status { status, text, until });
+            }
+            Request::Active => self.start(id, Command::Active),
             Request::GetChannel { channel } => self.ask(move |doors, session| async move {
                 let found = answers::channel(&doors, &session, &channel).await;
                 Finished { session: Some(session), answer: body(id, found) }

@@ -13,6 +13,7 @@ use crate::{
         level::Level,
         member::{Occupancy, Reason},
         name::{ChannelName, ConnectionId, UserName},
+        person::{Choice, TEXT_BYTES},
         settings::MAX_GRACE_MS,
         version::{Epoch, Version},
     },
@@ -43,6 +44,12 @@ pub enum Request {
     Leave { channel: ChannelName },
     /// Merge patch of the state.
     Update { channel: ChannelName, patch: Map<String, Value> },
+    /// Merge patch of the user's own state.
+    UserState { patch: Map<String, Value> },
+    /// Be shown like this.
+    Status { status: Option<Choice>, text: Option<String>, until: Option<u64> },
+    /// The person is active.
+    Active,
     /// Be told about changes.
     Watch { channel: ChannelName, level: Level, since: Option<Version> },
     /// Not be told any more.
@@ -93,8 +100,18 @@ struct JoinShape {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct UpdateShape {
-    channel: Channel,
+    channel: Option<Channel>,
     state: Map<String, Value>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct StatusShape {
+    /// Must stand there: null means something.
+    #[serde(deserialize_with = "Option::deserialize")]
+    status: Option<Choice>,
+    text: Option<String>,
+    until: Option<u64>,
 }
 
 #[derive(Deserialize)]
@@ -205,8 +222,20 @@ pub fn read(text: &str) -> Result<(Option<u64>, Request), Fault> {
         "leave" => Request::Leave { channel: shape::<ChannelShape>(object).map_err(bad)?.channel.0 },
         "update" => {
             let UpdateShape { channel, state } = shape(object).map_err(bad)?;
-            Request::Update { channel: channel.0, patch: state }
+            match channel {
+                Some(channel) => Request::Update { channel: channel.0, patch: state },
+                None => Request::UserState { patch: state },
+            }
         }
+        "status" => {
+            let StatusShape { status, text, until } = shape(object).map_err(bad)?;
+            check_text(text.as_deref()).map_err(bad)?;
+            if status.is_none() && text.is_none() && until.is_some() {
+                return Err(bad("`until` belongs to a `status` or a `text`".into()));
+            }
+            Request::Status { status, text: text.filter(|text| !text.is_empty()), until }
+        }
+        "active" => shape::<NothingShape>(object).map(|_| Request::Active).map_err(bad)?,
         "watch" => {
             let WatchShape { channel, level, since } = shape(object).map_err(bad)?;
             let since = since.map(shape::<SinceShape>).transpose().map_err(|why| bad(format!("`since`: {why}")))?;
@@ -233,6 +262,16 @@ pub fn read(text: &str) -> Result<(Option<u64>, Request), Fault> {
         }
     };
     Ok((id, request))
+}
+
+/// Whether a text may stand beside a status.
+pub fn check_text(text: Option<&str>) -> Result<(), String> {
+    match text {
+        Some(text) if text.len() > TEXT_BYTES || text.chars().any(char::is_control) => {
+            Err(format!("`text` has at most {TEXT_BYTES} bytes and no control characters"))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn shape<T: DeserializeOwned>(object: Map<String, Value>) -> Result<T, String> {

@@ -31,6 +31,7 @@ enum Phase {
     Versions,
     Online,
     Occupied,
+    Known,
 }
 
 /// The next cursor, and what was found.
@@ -54,6 +55,7 @@ impl Cursor {
         let phase = match phase {
             "o" => Phase::Online,
             "c" => Phase::Occupied,
+            "k" => Phase::Known,
             _ => Phase::Versions,
         };
         Self { phase, at: at.to_owned(), skip }
@@ -65,6 +67,7 @@ impl Cursor {
             Phase::Versions => 'v',
             Phase::Online => 'o',
             Phase::Occupied => 'c',
+            Phase::Known => 'k',
         };
         (self.at != "end").then(|| format!("{letter}:{}:{}", self.at, self.skip))
     }
@@ -74,7 +77,8 @@ impl Cursor {
             phase if at != "0" => (phase, at),
             Phase::Versions => (Phase::Online, at),
             Phase::Online => (Phase::Occupied, at),
-            Phase::Occupied => (phase, "end".to_owned()),
+            Phase::Occupied => (Phase::Known, at),
+            Phase::Known => (phase, "end".to_owned()),
         };
         Self { phase, at, skip: 0 }
     }
@@ -128,6 +132,7 @@ impl<'a> Walk<'a> {
             Phase::Versions => ("HSCAN", self.keys.versions(), ""),
             Phase::Online => ("ZSCAN", self.keys.online(), "u:"),
             Phase::Occupied => ("ZSCAN", self.keys.occupied(), "c:"),
+            Phase::Known => ("ZSCAN", self.keys.known(), "u:"),
         };
         let scan = cmd(command).arg(key).arg(&cursor.at).arg("COUNT").arg(PAGE).to_owned();
         let (next, found): Scanned = self.ask(&scan).await?;
@@ -143,11 +148,13 @@ impl<'a> Walk<'a> {
             let mut peopled = Vec::with_capacity(rosters.len());
             for roster in &rosters {
                 peopled.push(self.inspect_rows(roster).await?);
-                if matches!(roster, RosterKey::Channel(_)) {
+                if !roster.is_user() {
                     self.inspect_users(roster).await?;
                 }
             }
             self.inspect_indexes(&rosters, &peopled).await?;
+        } else if cursor.phase == Phase::Known {
+            self.inspect_known(rosters).await?;
         } else if !rosters.is_empty() {
             // Those that have a number have been looked at.
             let mut command = cmd("HMGET");
@@ -162,19 +169,32 @@ impl<'a> Walk<'a> {
         Ok(after)
     }
 
+    /// People of whom nothing is kept any more: that has expired.
+    async fn inspect_known(&mut self, rosters: Vec<RosterKey>) -> Result<(), StoreError> {
+        for roster in rosters {
+            let exists: bool = self.ask(cmd("EXISTS").arg(self.keys.side(&roster))).await?;
+            if !exists {
+                self.suspects.rosters.push(roster);
+            }
+        }
+        Ok(())
+    }
+
     /// Rosters that have a number: with rows, an index lists them; without, it does not, and it is known when the number is forgotten.
     async fn inspect_indexes(&mut self, rosters: &[RosterKey], peopled: &[bool]) -> Result<(), StoreError> {
         let (users, channels): (Vec<&RosterKey>, Vec<&RosterKey>) =
-            rosters.iter().partition(|roster| matches!(roster, RosterKey::User(_)));
+            rosters.iter().filter(|roster| !roster.is_hidden()).partition(|roster| roster.is_user());
         let empty = rosters.iter().zip(peopled).filter(|(_, peopled)| !**peopled).map(|(roster, _)| roster);
         let name = |roster: &&RosterKey| roster.to_string()[2..].to_owned();
         let users = self.listed(&self.keys.online(), users.iter().map(name)).await?;
         let channels = self.listed(&self.keys.occupied(), channels.iter().map(name)).await?;
         let forgotten = self.listed(&self.keys.ending(), empty.map(|roster| format!("{roster} "))).await?;
         for (roster, peopled) in rosters.iter().zip(peopled) {
-            let listed = if matches!(roster, RosterKey::User(_)) { &users } else { &channels };
+            let listed = if roster.is_user() { &users } else { &channels };
             let is_listed = listed.contains(&roster.to_string()[2..]);
-            if is_listed != *peopled || (!peopled && !forgotten.contains(&format!("{roster} "))) {
+            if (is_listed != *peopled && !roster.is_hidden())
+                || (!peopled && !forgotten.contains(&format!("{roster} ")))
+            {
                 self.suspects.rosters.push(roster.clone());
             }
         }
@@ -221,7 +241,7 @@ impl<'a> Walk<'a> {
                 }
             }
             self.inspect_deadlines(roster, ending).await?;
-            if matches!(roster, RosterKey::Channel(_)) && !here.is_empty() {
+            if !roster.is_user() && !here.is_empty() {
                 let mut command = cmd("HMGET");
                 command.arg(self.keys.users(&name));
                 here.iter().for_each(|(_, row)| {

@@ -8,6 +8,7 @@ use crate::domain::{
     member::{Occupancy, Reason},
     name::{ConnectionId, RosterKey, UserName},
     partition::{Batch, Beat, Due, Refusal, Renewal, Sweep, Swept},
+    person::Record,
     roster::{Ask, Body, Change, Control, Entry, Generation, Keep, Outcome, Published, Row, Stay},
     tally::Tally,
     version::Epoch,
@@ -142,6 +143,9 @@ pub fn write_call(batch: &Batch) -> (Rosters<'_>, Vec<Item>) {
             Ask::Claim { .. } => 1,
             Ask::Release => 2,
             Ask::Absent { .. } => 3,
+            Ask::Person { .. } => 4,
+            Ask::Active { .. } => 5,
+            Ask::Forget => 6,
         };
         entries.extend([kind.into(), place, connection.as_str().into()]);
         match ask {
@@ -161,7 +165,11 @@ pub fn write_call(batch: &Batch) -> (Rosters<'_>, Vec<Item>) {
                 Item::Text(body.since.to_string().into()),
             ]),
             Ask::Claim { token_take } => entries.push((*token_take).into()),
-            Ask::Release => {}
+            Ask::Release | Ask::Forget => {}
+            Ask::Person { record: Record { serial, hidden, lasting, profile } } => {
+                entries.extend([(*serial).into(), (*hidden).into(), (*lasting).into(), Item::Text(profile.clone())]);
+            }
+            Ask::Active { at } => entries.push((*at).into()),
             Ask::Absent { take, reason } => {
                 entries.extend([take.map_or(Item::Number(-1), Item::from), reason.as_str().into()]);
             }
@@ -304,15 +312,28 @@ pub fn outcomes(item: Option<Item>) -> Result<Vec<Outcome>, Unreadable> {
                 number: next()?.number()?,
                 changed: next()?.number()?,
                 since: next()?.number()?,
+                record: record(next()?)?,
             },
-            1 => Outcome::Claimed { row: Box::new(row(next()?.text()?)?) },
+            1 => Outcome::Claimed { row: Box::new(row(next()?.text()?)?), record: record(next()?)? },
             2 => Outcome::Gone,
             3 => Outcome::Lost,
             4 => Outcome::Full,
+            5 => Outcome::Hidden { record: record(next()?)?.ok_or(Unreadable("hidden without a record"))? },
+            6 => Outcome::Later { record: record(next()?)?.ok_or(Unreadable("later without a record"))? },
             _ => return Err(Unreadable("an unknown outcome")),
         });
     }
     Ok(outcomes)
+}
+
+/// What is kept of a person; none where nothing is.
+fn record(item: &Item) -> Result<Option<Box<Record>>, Unreadable> {
+    if *item == Item::Flag(false) {
+        return Ok(None);
+    }
+    let [serial, hidden, lasting, profile] = item.list()? else { return Err(Unreadable("a record has four parts")) };
+    let (hidden, lasting) = (hidden.flag()?, lasting.flag()?);
+    Ok(Some(Box::new(Record { serial: serial.number()?, hidden, lasting, profile: profile.text()?.clone() })))
 }
 
 /// Reads what `sweep.lua` lists.
@@ -375,6 +396,7 @@ fn stay(holder: &str) -> Option<Stay> {
 pub fn published(roster: RosterKey, bytes: &[u8]) -> Result<Published, Unreadable> {
     let items = unpack(bytes)?;
     let changes = at(&items, 6)?.list()?.iter().map(|change| match change.list()? {
+        [_] => Ok(Change::Person),
         [connection, reason] => Ok(Change::Remove {
             connection: ConnectionId::from_stored(connection.text()?),
             reason: Reason::from_stored(reason.text()?).ok_or(Unreadable("an unknown reason"))?,
@@ -414,6 +436,10 @@ pub fn control(bytes: &[u8]) -> Result<Control, Unreadable> {
             take: at(&items, 3)?.number()?,
             reason: Reason::from_stored(at(&items, 4)?.text()?).ok_or(Unreadable("an unknown reason"))?,
         }),
+        "person" => {
+            let user = UserName::parse(at(&items, 1)?.text()?).map_err(|_| Unreadable("a user's name"))?;
+            Ok(Control::Person(user))
+        }
         _ => Err(Unreadable("an unknown message")),
     }
 }

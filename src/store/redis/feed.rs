@@ -187,7 +187,7 @@ impl Shared {
     }
 
     fn partition_of(&self, roster: &RosterKey) -> PartitionId {
-        self.topology.partition_of(&roster.to_string())
+        self.topology.partition_of(roster)
     }
 
     fn change(&self, wanted: &mut Wanted, roster: &RosterKey) {

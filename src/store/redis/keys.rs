@@ -65,6 +65,11 @@ impl Keys {
         Some((partition.parse().ok()?, topic))
     }
 
+    /// The partition of a roster; that which others do not see is in one with its twin.
+    pub fn partition_of_roster(roster: &RosterKey, partitions: u16) -> u16 {
+        Self::partition_of(&roster.twin(false).to_string(), partitions)
+    }
+
     /// The partition of a roster or any other name: FNV-1a with 64 bits (Fowler, Noll, Vo; offset basis and prime from draft-eastlake-fnv), modulo.
     /// Whoever changes this moves every roster.
     pub fn partition_of(name: &str, partitions: u16) -> u16 {
@@ -125,6 +130,11 @@ impl PartitionKeys {
         self.named("occupied")
     }
 
+    /// sorted set, all scores 0: users of whom something is kept.
+    pub fn known(&self) -> String {
+        self.named("known")
+    }
+
     /// hash: roster → number.
     pub fn versions(&self) -> String {
         self.named("versions")
@@ -150,7 +160,8 @@ impl PartitionKeys {
         self.named(&format!("{roster}:users"))
     }
 
-    /// hash: `last_seen`, unix milliseconds; expires.
+    /// hash: `last_seen` and `last_active`, unix milliseconds, and the record: `serial`, `hidden`, `lasting` and `profile` (JSON). Expires, unless the
+    /// record is a lasting one.
     pub fn person(&self, user: &UserName) -> String {
         self.named(&format!("u:{user}:person"))
     }
@@ -158,8 +169,8 @@ impl PartitionKeys {
     /// The key beside the rows: the users of a channel, the person of a user.
     pub fn side(&self, roster: &RosterKey) -> String {
         match roster {
-            RosterKey::Channel(_) => self.users(&roster.to_string()),
-            RosterKey::User(user) => self.person(user),
+            RosterKey::Channel(_) | RosterKey::HiddenChannel(_) => self.users(&roster.to_string()),
+            RosterKey::User(user) | RosterKey::HiddenUser(user) => self.person(user),
         }
     }
 
@@ -189,6 +200,7 @@ impl PartitionKeys {
             self.versions(),
             self.held_users(&generation),
             self.held_channels(&generation),
+            self.known(),
         ]
     }
 
@@ -247,7 +259,7 @@ mod tests {
             {
                 let generation = Generation { instance: "i{9}".into(), number: 3 };
                 let mut all = keys.fixed(Some(&generation));
-                for roster in [format!("c:{name}"), format!("u:{name}")] {
+                for roster in ["c", "u", "x", "h"].map(|kind| format!("{kind}:{name}")) {
                     let roster = RosterKey::from_stored(&roster).expect("a good name");
                     all.extend([keys.rows(&roster.to_string()), keys.side(&roster), keys.feed(&roster)]);
                 }
@@ -279,6 +291,11 @@ mod tests {
         let spread: std::collections::BTreeSet<u16> =
             (0..1000).map(|n| Keys::partition_of(&format!("c:room:{n}"), 64)).collect();
         assert_eq!(spread.len(), 64);
+        for (roster, hidden) in [("c:room:1", "x:room:1"), ("u:ann", "h:ann")] {
+            let [roster, hidden] = [roster, hidden].map(|text| RosterKey::from_stored(text).expect("a good name"));
+            assert_eq!(Keys::partition_of_roster(&roster, 64), Keys::partition_of(&roster.to_string(), 64));
+            assert_eq!(Keys::partition_of_roster(&roster, 64), Keys::partition_of_roster(&hidden, 64));
+        }
         // From the reference vectors of FNV-1a 64: "foobar" is 0x85944171f73967e8.
         assert_eq!(Keys::partition_of("foobar", 1000), u16::try_from(0x8594_4171_f739_67e8_u64 % 1000).unwrap());
     }

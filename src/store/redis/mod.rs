@@ -319,7 +319,7 @@ impl Store for Redis {
     }
 
     fn partition_of(&self, roster: &RosterKey) -> PartitionId {
-        Keys::partition_of(&roster.to_string(), self.partitions)
+        Keys::partition_of_roster(roster, self.partitions)
     }
 
     async fn renew(&self, partition: PartitionId, renewal: Renewal) -> Result<Result<Renewed, Refusal>, StoreError> {
@@ -395,11 +395,6 @@ impl Store for Redis {
 
     async fn people(&self, users: &[UserName]) -> Result<Vec<Person>, StoreError> {
         self.read_people(users).await
-    }
-
-    async fn forget_user(&self, user: &UserName) -> Result<(), StoreError> {
-        let partition = self.partition_of(&RosterKey::User(user.clone()));
-        self.command(partition, redis::cmd("DEL").arg(self.keys.partition(partition).person(user))).await
     }
 
     async fn names(

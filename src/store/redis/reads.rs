@@ -16,7 +16,9 @@ use crate::{
     domain::{
         member::Occupancy,
         name::{ChannelName, ConnectionId, RosterKey, UserName},
+        person::Record,
         roster::{Generation, Row},
+        time::wall_now_ms,
         version::{Epoch, Version},
     },
     store::{Counted, Index, Numbers, PartitionId, Person, Reading, Store as _, StoreError, Totals},
@@ -35,6 +37,9 @@ struct Head {
 fn value<T: FromRedisValue>(value: Value) -> Result<T, StoreError> {
     redis::from_redis_value(value).map_err(|error| StoreError::Unusable(error.to_string()))
 }
+
+/// What stands in the hash of a person: serial, hidden, lasting, profile, last seen, last active.
+type Kept = (Option<u64>, Option<u8>, Option<u8>, Option<String>, Option<u64>, Option<u64>);
 
 /// The answers of a MULTI, one after the other.
 struct Answers(std::vec::IntoIter<Value>);
@@ -242,18 +247,33 @@ impl Redis {
 
     pub(super) async fn read_people(&self, users: &[UserName]) -> Result<Vec<Person>, StoreError> {
         let rosters: Vec<RosterKey> = users.iter().cloned().map(RosterKey::User).collect();
+        // What is kept for good has no expiry that would take these with it.
+        let long_ago = wall_now_ms().saturating_sub(self.last_seen_s * 1_000);
         self.spread(
             &rosters,
             |roster| self.partition_of(roster),
             |pipe, partition, roster| {
                 let (keys, name) = (self.keys.partition(partition), roster.to_string());
                 pipe.cmd("HGET").arg(keys.versions()).arg(&name).cmd("HGETALL").arg(keys.rows(&name));
-                pipe.cmd("HGET").arg(keys.side(roster)).arg("last_seen");
+                pipe.cmd("HGETALL").arg(keys.rows(&roster.twin(true).to_string()));
+                let fields = ["serial", "hidden", "lasting", "profile", "last_seen", "last_active"];
+                pipe.cmd("HMGET").arg(keys.side(roster)).arg(&fields);
             },
             |head, answers, _| {
                 let Head { epoch, settling } = head.clone();
                 let reading = Reading { epoch, settling, number: answers.next()?, rows: answers.rows()? };
-                Ok(Person { reading, last_seen: answers.next()? })
+                let hidden = answers.rows()?;
+                let (serial, is_hidden, is_lasting, profile, last_seen, last_active): Kept = answers.next()?;
+                let record = serial.map(|serial| Record {
+                    serial,
+                    hidden: is_hidden == Some(1),
+                    lasting: is_lasting == Some(1),
+                    profile: profile.unwrap_or_default().into(),
+                });
+                let is_lasting = record.as_ref().is_some_and(|record: &Record| record.lasting);
+                let recent = |at: &u64| !is_lasting || *at >= long_ago;
+                let (last_seen, last_active) = (last_seen.filter(recent), last_active.filter(recent));
+                Ok(Person { reading, hidden, record, last_seen, last_active })
             },
         )
         .await
@@ -278,6 +298,7 @@ impl Redis {
             let key = match index {
                 Index::Online => keys.online(),
                 Index::Occupied => keys.occupied(),
+                Index::Known => keys.known(),
             };
             let mut command = redis::cmd("ZRANGEBYLEX");
             command.arg(key).arg(&from).arg(&to).arg("LIMIT").arg(0).arg(most);

@@ -24,6 +24,7 @@ use super::{
     client::{Connector, Home, failed, unusable},
     keys::Keys,
 };
+use crate::domain::name::RosterKey;
 use crate::store::{PartitionId, StoreError, address::Kind};
 
 /// How often it is looked whether the data has moved, though nothing has failed.
@@ -167,9 +168,9 @@ impl Topology {
         })
     }
 
-    /// The partition of a name.
-    pub fn partition_of(&self, name: &str) -> PartitionId {
-        Keys::partition_of(name, self.partitions)
+    /// The partition of a roster.
+    pub fn partition_of(&self, roster: &RosterKey) -> PartitionId {
+        Keys::partition_of_roster(roster, self.partitions)
     }
 
     /// Whether feeds are sharded.

@@ -95,8 +95,11 @@ local function load(wanted, users)
   local numbers = fetch('HMGET', VERSIONS, names)
   local base = #KEYS - 2 * #names
   for i, name in ipairs(names) do
+    -- c: and u: are seen by others, x: and h: by nobody.
+    local kind = string.byte(name)
     local r = {
-      name = name, key = KEYS[base + 2 * i - 1], side = KEYS[base + 2 * i], is_user = string.byte(name) == 117,
+      name = name, key = KEYS[base + 2 * i - 1], side = KEYS[base + 2 * i],
+      is_user = kind == 117 or kind == 104, hidden = kind == 104 or kind == 120,
       number = tonumber(numbers[i] or nil), rows = {}, dirty = {}, count = 0,
     }
     rosters[i] = r
@@ -217,12 +220,12 @@ local function remove(r, connection, reason)
     r.users_dirty[row.user] = true
     if #left == 0 then
       r.user_count = r.user_count - 1
-      leaves[reason] = (leaves[reason] or 0) + 1
+      if not r.hidden then leaves[reason] = (leaves[reason] or 0) + 1 end
     end
   end
   if r.count == 0 then
     due_ops[r.name .. ' '] = now + FORGET_MS
-    r.seen = r.is_user
+    r.seen = r.is_user and not r.hidden
   end
 end
 
@@ -245,7 +248,39 @@ local function overrule(by, r, connection, reason)
 end
 
 local function is_user_member(member)
-  return string.byte(member) == 117
+  local kind = string.byte(member)
+  return kind == 117 or kind == 104
+end
+
+-- What is kept of the person: serial, hidden, lasting, profile; or false.
+local function record_of(r)
+  if r.record == nil then
+    local kept = call('HMGET', r.side, 'serial', 'hidden', 'lasting', 'profile')
+    r.record = kept[1] and { tonumber(kept[1]), kept[2] == '1', kept[3] == '1', kept[4] or '' } or false
+  end
+  return r.record
+end
+
+-- Where the devices of a user are several, or one of several has gone, whoever holds some of them sees to it that all show the same.
+local function tell_holders(r)
+  local message = { 'person', string.sub(r.name, 3) }
+  if r.another then
+    controls[#controls + 1] = { false, message }
+    return
+  end
+  local removed = false
+  for _, change in ipairs(r.changes) do removed = removed or #change == 2 end
+  if not removed and r.count < 2 then return end
+  local holders, known = {}, {}
+  for connection in pairs(r.rows) do
+    local row = row_of(r, connection)
+    local holder = row and instance_of(row)
+    if holder and not known[holder] then
+      known[holder] = true
+      holders[#holders + 1] = holder
+    end
+  end
+  for _, holder in ipairs(holders) do controls[#controls + 1] = { holder, message } end
 end
 
 local function write_users(r)
@@ -265,7 +300,7 @@ end
 
 -- Writes what changed, and tells each changed roster's feed once.
 local function flush()
-  local numbers, come, gone, feeds, changed = {}, { {}, {} }, { {}, {} }, {}, {}
+  local numbers, come, gone, feeds, changed, known_people = {}, { {}, {} }, { {}, {} }, {}, {}, {}
   for _, r in ipairs(rosters) do
     local set, del = {}, {}
     for connection in pairs(r.dirty) do
@@ -280,18 +315,24 @@ local function flush()
     if #set > 0 then many('HSET', r.key, set) end
     if #del > 0 then many('HDEL', r.key, del) end
     if not r.is_user then write_users(r) end
-    if r.seen then
-      call('HSET', r.side, 'last_seen', host)
-      call('EXPIRE', r.side, SEEN_S)
+    if r.seen then call('HSET', r.side, 'last_seen', host) end
+    if r.seen or r.kept then
+      local record = record_of(r)
+      if record and record[3] then call('PERSIST', r.side) else call('EXPIRE', r.side, SEEN_S) end
+      known_people[#known_people + 1] = '0'
+      known_people[#known_people + 1] = string.sub(r.name, 3)
     end
     local index = r.is_user and 1 or 2
-    if r.was == 0 and r.count > 0 then
+    if r.hidden then
+      -- Indexes list what others see.
+    elseif r.was == 0 and r.count > 0 then
       table.insert(come[index], '0')
       table.insert(come[index], string.sub(r.name, 3))
     elseif r.was > 0 and r.count == 0 then
       table.insert(gone[index], string.sub(r.name, 3))
     end
     if r.changes then
+      if r.is_user then tell_holders(r) end
       numbers[#numbers + 1] = r.name
       numbers[#numbers + 1] = text_of(r.number)
       feeds[#feeds + 1] = PREFIX .. 'f:' .. r.name
@@ -303,6 +344,7 @@ local function flush()
     if #come[index] > 0 then many('ZADD', key, come[index]) end
     if #gone[index] > 0 then many('ZREM', key, gone[index]) end
   end
+  if #known_people > 0 then many('ZADD', KNOWN, known_people) end
   local add, rem = {}, {}
   for member, deadline in pairs(due_ops) do
     if deadline then
