@@ -19,7 +19,7 @@ use tokio_tungstenite::{
 const MANUAL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/protocol.md");
 /// Different in every run.
 const DRAWN: [&str; 4] = ["epoch", "from_epoch", "connection", "resume"];
-const TIMES: [&str; 5] = ["time", "server_time", "since", "last_seen", "retry_after_ms"];
+const TIMES: [&str; 6] = ["time", "server_time", "since", "last_seen", "last_active", "retry_after_ms"];
 
 struct Speaker(WebSocketStream<MaybeTlsStream<TcpStream>>);
 

@@ -3,7 +3,7 @@
 
 use std::{
     collections::BTreeSet,
-    sync::{Mutex, MutexGuard},
+    sync::{Arc, Mutex, MutexGuard},
     time::Duration,
 };
 
@@ -16,7 +16,7 @@ use super::{
 };
 use crate::domain::{
     name::{ConnectionId, RosterKey, UserName},
-    person::{Profile, Record},
+    person::{Choice, Profile, Record},
     roster::{Ask, Entry, Outcome},
     state,
     time::wall_now_ms,
@@ -57,7 +57,7 @@ impl Persons {
 
 impl Core {
     /// Reads and ends for ever.
-    pub(super) async fn keep_persons(self: std::sync::Arc<Self>) {
+    pub(super) async fn keep_persons(self: Arc<Self>) {
         loop {
             let users = self.persons.take();
             if !users.is_empty() {
@@ -130,6 +130,24 @@ impl Core {
         Err(Error::new(Code::Conflict, "others change what is kept of this person at the same moment; try again"))
     }
 
+    /// Shows a person like this, or as the devices say.
+    ///
+    /// # Errors
+    /// What [`Core::change_profile`] fails with.
+    pub async fn choose(
+        &self,
+        user: &UserName,
+        status: Option<Choice>,
+        text: Option<Arc<str>>,
+        until: Option<u64>,
+    ) -> Result<Profile, Error> {
+        self.change_profile(user, |profile| {
+            (profile.status, profile.text, profile.until) = (status, text.clone(), until);
+            Ok(())
+        })
+        .await
+    }
+
     /// Changes the state of a person by a merge patch (RFC 7396). Where nothing is left of it, there is none.
     ///
     /// # Errors
@@ -143,7 +161,7 @@ impl Core {
             let Value::Object(state) = state else { unreachable!("an object patched by an object is one") };
             state::check(&state, most)?;
             let raw = || serde_json::value::to_raw_value(&state).expect("a map of JSON values is JSON");
-            profile.state = (!state.is_empty()).then(|| std::sync::Arc::from(raw()));
+            profile.state = (!state.is_empty()).then(|| Arc::from(raw()));
             Ok(())
         })
         .await

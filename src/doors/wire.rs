@@ -11,7 +11,7 @@ use crate::{
         delta::{Connected, Leave},
         member::{Member, Occupancy, Reason, Status},
         name::{ChannelName, ConnectionId, UserName},
-        person::{Choice, View},
+        person::{Choice, TEXT_BYTES, View},
         version::Epoch,
     },
 };
@@ -213,5 +213,18 @@ impl<'a> From<&'a UserInfo> for UserShape<'a> {
             channels,
             stale: info.stale,
         }
+    }
+}
+
+/// Whether a text may stand beside a status.
+///
+/// # Errors
+/// A sentence that says how it may be.
+pub fn check_text(text: Option<&str>) -> Result<(), String> {
+    match text {
+        Some(text) if text.len() > TEXT_BYTES || text.chars().any(char::is_control) => {
+            Err(format!("`text` has at most {TEXT_BYTES} bytes and no control characters"))
+        }
+        _ => Ok(()),
     }
 }

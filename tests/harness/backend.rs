@@ -27,6 +27,18 @@ impl Backend {
         }
     }
 
+    /// Everything that is stored is gone.
+    pub async fn flush(&self) {
+        let servers = match self {
+            Self::One(redis) => std::slice::from_ref(redis),
+            Self::Cluster(cluster) => cluster.nodes(),
+        };
+        for server in servers {
+            // Replicas refuse, and follow their masters.
+            let _ = server.try_command(&["FLUSHALL"]).await;
+        }
+    }
+
     /// How many connections follow the feeds of this form (a glob), over all servers.
     pub async fn followers(&self, feeds: &str) -> usize {
         let (servers, command) = match self {

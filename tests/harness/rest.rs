@@ -109,6 +109,10 @@ impl Rest {
         self.request("POST", path, &[], Some(&body)).await.unwrap_or_else(|error| panic!("POST {path}: {error}"))
     }
 
+    pub async fn patch(&self, path: &str, body: Value) -> Answer {
+        self.request("PATCH", path, &[], Some(&body)).await.unwrap_or_else(|error| panic!("PATCH {path}: {error}"))
+    }
+
     pub async fn delete(&self, path: &str) -> Answer {
         self.request("DELETE", path, &[], None).await.unwrap_or_else(|error| panic!("DELETE {path}: {error}"))
     }

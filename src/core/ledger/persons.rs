@@ -238,10 +238,10 @@ impl Ledger {
 
     pub(in crate::core::ledger) fn adopt(&self, book: &mut Book, user: &UserName, record: Record) {
         let Some(local) = book.people.get_mut(user) else { return };
-        if local.record.as_ref().is_some_and(|known| known.serial >= record.serial) {
-            return;
+        if local.record.as_ref().is_none_or(|known| known.serial < record.serial) {
+            local.set_record(Some(record));
         }
-        local.set_record(Some(record));
+        // Known or not: a connection may have come since.
         let is_hidden = local.profile.is_hidden();
         self.hide(book, user, is_hidden);
         self.weigh(book, user);
@@ -313,7 +313,8 @@ impl Ledger {
             Wanted::Ending { remaining_ms, .. } => Wanted::Ending { remaining_ms: *remaining_ms, counted_from: None },
             other => other.clone(),
         };
-        let mut content = Content { changed: 0, ..old.content.clone() };
+        // Of several devices the same one goes on to show the latest state.
+        let mut content = old.content.clone();
         if !hidden {
             // Whoever becomes visible joins: nobody learns that they had been there before.
             content = since_now(content);

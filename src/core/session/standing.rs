@@ -102,11 +102,7 @@ impl Session {
     ) -> Result<Reply, Error> {
         let user = self.may_choose()?;
         let was_hidden = self.core.ledger.is_hidden(&user);
-        let profile = self.core.change_profile(&user, |profile| {
-            (profile.status, profile.text, profile.until) = (status, text.clone(), until);
-            Ok(())
-        });
-        let profile = profile.await?;
+        let profile = self.core.choose(&user, status, text, until).await?;
         if profile.is_hidden() != was_hidden {
             // Told when nobody finds this connection where it was before.
             let _ = settled(self.core.ledger.moved(&self.connection)).await;

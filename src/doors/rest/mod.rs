@@ -23,9 +23,9 @@ const MOST: usize = 1_000;
 
 pub(super) const GET: &[Method] = &[Method::GET, Method::HEAD];
 const GET_POST: &[Method] = &[Method::GET, Method::HEAD, Method::POST];
-const GET_POST_DELETE: &[Method] = &[Method::GET, Method::HEAD, Method::POST, Method::DELETE];
+const GET_POST_PATCH_DELETE: &[Method] = &[Method::GET, Method::HEAD, Method::POST, Method::PATCH, Method::DELETE];
 const PUT_DELETE: &[Method] = &[Method::PUT, Method::DELETE];
-const GET_DELETE: &[Method] = &[Method::GET, Method::HEAD, Method::DELETE];
+const GET_PATCH_DELETE: &[Method] = &[Method::GET, Method::HEAD, Method::PATCH, Method::DELETE];
 
 /// Every route of REST, and the answer where there is none.
 pub fn routes(cfg: &mut web::ServiceConfig) {
@@ -34,8 +34,9 @@ pub fn routes(cfg: &mut web::ServiceConfig) {
         resource("/v1/channels/query", GET_POST).route(web::post().to(channels::query)).route(get().to(channels::one)),
     )
     .service(
-        resource("/v1/users/query", GET_POST_DELETE)
+        resource("/v1/users/query", GET_POST_PATCH_DELETE)
             .route(web::post().to(users::query))
+            .route(web::patch().to(users::change))
             .route(get().to(users::one))
             .route(web::delete().to(users::forget)),
     )
@@ -49,7 +50,10 @@ pub fn routes(cfg: &mut web::ServiceConfig) {
     )
     .service(resource("/v1/users", GET).route(get().to(users::list)))
     .service(
-        resource("/v1/users/{user}", GET_DELETE).route(get().to(users::one)).route(web::delete().to(users::forget)),
+        resource("/v1/users/{user}", GET_PATCH_DELETE)
+            .route(get().to(users::one))
+            .route(web::patch().to(users::change))
+            .route(web::delete().to(users::forget)),
     )
     .service(resource("/v1/stats", GET).route(get().to(stats::with_key)))
     .service(resource("/dev/token", GET).route(get().to(development::token)))

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use actix_web::{HttpRequest, HttpResponse, web};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::{Map, Value};
 
 use super::{
     MOST,
@@ -15,12 +16,12 @@ use super::{
 };
 use crate::{
     core::Index,
-    domain::{name::UserName, principal::Scope},
+    domain::{name::UserName, person::Choice, principal::Scope},
     doors::{
         Doors,
         credentials::Caller,
         problem::Problem,
-        wire::{UserShape, UserStatusShape},
+        wire::{UserShape, UserStatusShape, check_text},
     },
 };
 
@@ -81,6 +82,46 @@ pub(super) async fn forget(
 ) -> Result<HttpResponse, Problem> {
     caller.must(Scope::Write)?;
     doors.core.forget_user(&user).await?;
+    Ok(HttpResponse::NoContent().finish())
+}
+
+/// What an app server changes of a person. Null takes the chosen status away; a field that is not there changes nothing.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Change {
+    state: Option<Map<String, Value>>,
+    #[serde(default, deserialize_with = "given")]
+    status: Option<Option<Choice>>,
+    text: Option<String>,
+    until: Option<u64>,
+}
+
+fn given<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Option<Choice>>, D::Error> {
+    Option::deserialize(deserializer).map(Some)
+}
+
+pub(super) async fn change(
+    caller: Caller,
+    User(user): User,
+    Query(Nothing {}): Query<Nothing>,
+    Body(Change { state, status, text, until }): Body<Change>,
+    doors: web::Data<Doors>,
+) -> Result<HttpResponse, Problem> {
+    caller.must(Scope::Write)?;
+    check_text(text.as_deref()).map_err(|why| Problem::bad_request(format!("the body: {why}")))?;
+    if state.is_none() && status.is_none() {
+        return Err(Problem::bad_request("the body: there is neither a `state` nor a `status` to change"));
+    }
+    if status.is_none() && (text.is_some() || until.is_some()) {
+        return Err(Problem::bad_request("the body: `text` and `until` belong to a `status`"));
+    }
+    if let Some(state) = state {
+        doors.core.patch_user_state(&user, &state).await?;
+    }
+    if let Some(status) = status {
+        let text = text.filter(|text| !text.is_empty()).map(Into::into);
+        doors.core.choose(&user, status, text, until).await?;
+    }
     Ok(HttpResponse::NoContent().finish())
 }
 

@@ -13,11 +13,11 @@ use crate::{
         level::Level,
         member::{Occupancy, Reason},
         name::{ChannelName, ConnectionId, UserName},
-        person::{Choice, TEXT_BYTES},
+        person::Choice,
         settings::MAX_GRACE_MS,
         version::{Epoch, Version},
     },
-    doors::wire::{LeaveShape, MemberShape},
+    doors::wire::{LeaveShape, MemberShape, check_text},
 };
 
 /// The greatest id of a frame: 2^53 - 1, the greatest integer that every JSON reader keeps.
@@ -262,16 +262,6 @@ pub fn read(text: &str) -> Result<(Option<u64>, Request), Fault> {
         }
     };
     Ok((id, request))
-}
-
-/// Whether a text may stand beside a status.
-pub fn check_text(text: Option<&str>) -> Result<(), String> {
-    match text {
-        Some(text) if text.len() > TEXT_BYTES || text.chars().any(char::is_control) => {
-            Err(format!("`text` has at most {TEXT_BYTES} bytes and no control characters"))
-        }
-        _ => Ok(()),
-    }
 }
 
 fn shape<T: DeserializeOwned>(object: Map<String, Value>) -> Result<T, String> {
