@@ -1,6 +1,6 @@
 -- number: 1
 -- min_reader: 1
--- digest: a767d03b120901f8
+-- digest: 886576df38ff4199
 -- Begins the schema. There is nothing to change in an empty store.
 -- KEYS     1 the `versions` hash of the partition, which knows every roster
 -- ARGV     1 the cursor: '' at first, then what the last call returned

@@ -209,6 +209,9 @@ async fn trace(pair: &Pair, with_ghost: bool) -> Vec<Value> {
         );
         ghost.leave(room).await.unwrap();
         ghost.join(room, json!({})).await.unwrap();
+        let listed = pair.one.rest().get("/v1/users").await.ok();
+        let ghost_listed = listed["users"].as_array().unwrap().iter().find(|one| one["user"] == "ghost").cloned();
+        assert_eq!(ghost_listed.unwrap()["status"], "invisible");
         let truth = pair.user("ghost").await;
         assert_eq!((&truth["status"], &truth["channels"]), (&json!("invisible"), &json!([room])));
         ghost.bye().await.unwrap();

@@ -135,6 +135,17 @@ impl Core {
         Ok(users.iter().zip(&people).map(view).collect())
     }
 
+    /// The names of users with a connection after `after`, at most `most`; whether others see it or not.
+    ///
+    /// # Errors
+    /// [`Code::Unavailable`](super::Code::Unavailable).
+    pub async fn users_there(&self, prefix: &str, after: Option<&str>, most: usize) -> Result<Vec<String>, Error> {
+        let seen = self.names(Index::Online, prefix, after, most).await?;
+        let unseen = self.names(Index::Unseen, prefix, after, most).await?;
+        let names: std::collections::BTreeSet<String> = seen.into_iter().chain(unseen).collect();
+        Ok(names.into_iter().take(most).collect())
+    }
+
     /// The names in an index after `after`, at most `most`.
     ///
     /// # Errors

@@ -301,9 +301,11 @@ impl Store for Memory {
         let inner = self.lock();
         let names: Box<dyn Iterator<Item = &str> + Send> = match index {
             Index::Known => Box::new(inner.partition.known().map(UserName::as_str)),
-            Index::Online | Index::Occupied => {
+            Index::Online | Index::Unseen | Index::Occupied => {
                 Box::new(inner.partition.rosters().filter_map(move |roster| match (index, roster) {
-                    (Index::Online, RosterKey::User(user)) => Some(user.as_str()),
+                    (Index::Online, RosterKey::User(user)) | (Index::Unseen, RosterKey::HiddenUser(user)) => {
+                        Some(user.as_str())
+                    }
                     (Index::Occupied, RosterKey::Channel(channel)) => Some(channel.as_str()),
                     _ => None,
                 }))

@@ -115,6 +115,8 @@ pub struct Audited {
 pub enum Index {
     /// Users with a connection.
     Online,
+    /// Users with a connection that others do not see.
+    Unseen,
     /// Channels with a connection.
     Occupied,
     /// Users of whom something is kept, online or not.

@@ -518,6 +518,8 @@ async fn no_row_is_made_where_others_would_see_whom_nobody_is_to_see(w: World) {
     assert_eq!((there.number, there.rows.len()), (None, 0));
     let totals = w.store.totals().await.unwrap();
     assert_eq!((totals.users, totals.channels), (0, 0));
+    assert!(w.store.names(Index::Online, "", None, 9).await.unwrap().is_empty());
+    assert_eq!(w.store.names(Index::Unseen, "", None, 9).await.unwrap(), ["ann"]);
     let person = w.store.people(&[user("ann")]).await.unwrap().remove(0);
     assert_eq!((person.reading.rows.len(), person.hidden.len()), (0, 1));
     w.ask(&ann.twin(true), &id("a"), leave(1)).await;

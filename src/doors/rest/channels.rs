@@ -56,7 +56,11 @@ pub(super) async fn list(
 /// A page of an index, and the cursor of the next.
 pub(super) async fn names(doors: &Doors, index: Index, page: &Page) -> Result<(Vec<String>, Option<String>), Problem> {
     let (limit, after, prefix) = (page.limit()?, page.after()?, page.prefix()?);
-    let mut names = doors.core.names(index, prefix, after.as_deref(), limit + 1).await?;
+    let mut names = match index {
+        // App servers are told of those too whom nobody else is to see.
+        Index::Online => doors.core.users_there(prefix, after.as_deref(), limit + 1).await?,
+        index => doors.core.names(index, prefix, after.as_deref(), limit + 1).await?,
+    };
     let has_more = names.len() > limit;
     names.truncate(limit);
     let next = names.last().filter(|_| has_more).map(|last| cursor::after_name(last));

@@ -182,19 +182,23 @@ impl<'a> Walk<'a> {
 
     /// Rosters that have a number: with rows, an index lists them; without, it does not, and it is known when the number is forgotten.
     async fn inspect_indexes(&mut self, rosters: &[RosterKey], peopled: &[bool]) -> Result<(), StoreError> {
-        let (users, channels): (Vec<&RosterKey>, Vec<&RosterKey>) =
-            rosters.iter().filter(|roster| !roster.is_hidden()).partition(|roster| roster.is_user());
+        let (users, channels): (Vec<&RosterKey>, Vec<&RosterKey>) = rosters.iter().partition(|roster| roster.is_user());
+        let (unseen, users): (Vec<&RosterKey>, Vec<&RosterKey>) = users.into_iter().partition(|user| user.is_hidden());
         let empty = rosters.iter().zip(peopled).filter(|(_, peopled)| !**peopled).map(|(roster, _)| roster);
         let name = |roster: &&RosterKey| roster.to_string()[2..].to_owned();
         let users = self.listed(&self.keys.online(), users.iter().map(name)).await?;
+        let unseen = self.listed(&self.keys.unseen(), unseen.iter().map(name)).await?;
         let channels = self.listed(&self.keys.occupied(), channels.iter().map(name)).await?;
         let forgotten = self.listed(&self.keys.ending(), empty.map(|roster| format!("{roster} "))).await?;
         for (roster, peopled) in rosters.iter().zip(peopled) {
-            let listed = if roster.is_user() { &users } else { &channels };
-            let is_listed = listed.contains(&roster.to_string()[2..]);
-            if (is_listed != *peopled && !roster.is_hidden())
-                || (!peopled && !forgotten.contains(&format!("{roster} ")))
-            {
+            let listed = match roster {
+                RosterKey::User(_) => Some(&users),
+                RosterKey::HiddenUser(_) => Some(&unseen),
+                RosterKey::Channel(_) => Some(&channels),
+                RosterKey::HiddenChannel(_) => None,
+            };
+            let is_wrong = listed.is_some_and(|listed| listed.contains(&roster.to_string()[2..]) != *peopled);
+            if is_wrong || (!peopled && !forgotten.contains(&format!("{roster} "))) {
                 self.suspects.rosters.push(roster.clone());
             }
         }

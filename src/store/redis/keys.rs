@@ -125,6 +125,11 @@ impl PartitionKeys {
         self.named("online")
     }
 
+    /// sorted set, all scores 0: users with a connection that others do not see.
+    pub fn unseen(&self) -> String {
+        self.named("unseen")
+    }
+
     /// sorted set, all scores 0: channels with a connection.
     pub fn occupied(&self) -> String {
         self.named("occupied")
@@ -201,6 +206,7 @@ impl PartitionKeys {
             self.held_users(&generation),
             self.held_channels(&generation),
             self.known(),
+            self.unseen(),
         ]
     }
 

@@ -297,6 +297,7 @@ impl Redis {
             let keys = self.keys.partition(partition);
             let key = match index {
                 Index::Online => keys.online(),
+                Index::Unseen => keys.unseen(),
                 Index::Occupied => keys.occupied(),
                 Index::Known => keys.known(),
             };

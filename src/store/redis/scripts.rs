@@ -15,7 +15,7 @@ end
 /// The host clock of tests: a key beside the fixed ones.
 #[cfg(feature = "test-hooks")]
 const TEST_CLOCK: &str = "local function host_ms()
-  return tonumber(redis.call('GET', KEYS[13]))
+  return tonumber(redis.call('GET', KEYS[14]))
 end
 ";
 

@@ -62,15 +62,15 @@ for _, r in ipairs(rosters) do
     r.number = (r.number or floor) + 1
     call('HSET', VERSIONS, r.name, r.number)
   end
-  local index, name = r.is_user and ONLINE or OCCUPIED, string.sub(r.name, 3)
+  local index, name = r.is_user and (r.hidden and UNSEEN or ONLINE) or OCCUPIED, string.sub(r.name, 3)
   if r.count == 0 then
     local forget = r.name .. ' '
     if r.number and not deadline_of(forget) then due_ops[forget] = now + FORGET_MS end
   end
-  if not r.hidden then
+  if r.is_user or not r.hidden then
     if r.count > 0 then call('ZADD', index, 0, name) else call('ZREM', index, name) end
     -- Of whom nothing is kept any more, that has expired.
-    if r.is_user and call('EXISTS', r.side) == 0 then call('ZREM', KNOWN, name) end
+    if r.is_user and not r.hidden and call('EXISTS', r.side) == 0 then call('ZREM', KNOWN, name) end
   end
 end
 flush()

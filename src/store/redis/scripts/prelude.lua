@@ -1,6 +1,6 @@
 -- What every script begins with: presence time, the epoch, leases.
 -- KEYS   1 epoch, 2 clock, 3 instances, 4 instances:info, 5 ending, 6 ended, 7 online, 8 occupied, 9 versions,
---        10 and 11 the two `held` sets of the generation that the call is about, 12 known; further ones as the body says, the last two of each roster.
+--        10 and 11 the two `held` sets of the generation that the call is about, 12 known, 13 unseen; further ones as the body says, the last two of each roster.
 -- ARGV   1 the circumstances, 2 the call; both msgpack.
 -- Reply  msgpack: {'ok', now, epoch, settling, next due or -1, what the body adds or false, the tally}, or {the refusal's name}.
 --        The tally is users who joined a channel, connections whose end was under way and that are held again, then reason by reason, with how many
@@ -16,7 +16,7 @@ local PUBLISH, NUMSUB = 'PUBLISH', 'NUMSUB'
 if AT[7] then PUBLISH, NUMSUB = 'SPUBLISH', 'SHARDNUMSUB' end
 local EPOCH, CLOCK, LEASES, INFO = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local ENDING, ENDED, ONLINE, OCCUPIED, VERSIONS = KEYS[5], KEYS[6], KEYS[7], KEYS[8], KEYS[9]
-local HELD_USERS, HELD_CHANNELS, KNOWN = KEYS[10], KEYS[11], KEYS[12]
+local HELD_USERS, HELD_CHANNELS, KNOWN, UNSEEN = KEYS[10], KEYS[11], KEYS[12], KEYS[13]
 
 local SLACK_MS = 1000
 local SETTLE_MOST_MS = 60000

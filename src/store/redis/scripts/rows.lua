@@ -300,7 +300,7 @@ end
 
 -- Writes what changed, and tells each changed roster's feed once.
 local function flush()
-  local numbers, come, gone, feeds, changed, known_people = {}, { {}, {} }, { {}, {} }, {}, {}, {}
+  local numbers, come, gone, feeds, changed, known_people = {}, { {}, {}, {} }, { {}, {}, {} }, {}, {}, {}
   for _, r in ipairs(rosters) do
     local set, del = {}, {}
     for connection in pairs(r.dirty) do
@@ -322,9 +322,9 @@ local function flush()
       known_people[#known_people + 1] = '0'
       known_people[#known_people + 1] = string.sub(r.name, 3)
     end
-    local index = r.is_user and 1 or 2
-    if r.hidden then
-      -- Indexes list what others see.
+    local index = r.is_user and (r.hidden and 3 or 1) or 2
+    if r.hidden and not r.is_user then
+      -- Who is where without being seen stands with the user.
     elseif r.was == 0 and r.count > 0 then
       table.insert(come[index], '0')
       table.insert(come[index], string.sub(r.name, 3))
@@ -340,7 +340,7 @@ local function flush()
     end
   end
   if #numbers > 0 then many('HSET', VERSIONS, numbers) end
-  for index, key in ipairs({ ONLINE, OCCUPIED }) do
+  for index, key in ipairs({ ONLINE, OCCUPIED, UNSEEN }) do
     if #come[index] > 0 then many('ZADD', key, come[index]) end
     if #gone[index] > 0 then many('ZREM', key, gone[index]) end
   end
