@@ -126,6 +126,9 @@ async fn compare(
         if stored.len() != shows.len() || !stored.iter().all(|(id, state)| right(id, state)) {
             world.fault(format!("stored in {name} {stored:?}, and there are {shows:?}"));
         }
+        for wrong in world.shown_wrong(name) {
+            world.fault(format!("in {name} {wrong}"));
+        }
         for (history, views) in seen.lock().unwrap().iter() {
             let view = views.get(name).cloned().unwrap_or_default();
             let is_right = if history.by_user {

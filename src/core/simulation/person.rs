@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     core::{Code, Command, Notice, Reply, ResumeClaim, Session, Wake},
-    domain::{member::Reason, name::UserName},
+    domain::{member::Reason, name::UserName, person::Choice},
 };
 
 /// How long a client waits for an answer before it tries elsewhere.
@@ -161,7 +161,22 @@ impl Person {
             (70..76, _) => self.break_off(GRACE + RENEW..3 * GRACE, 0).await,
             (76..79, _) => self.break_off(GRACE / 2..3 * GRACE, SILENCE).await,
             (79..84, _) => self.say_goodbye().await,
+            (84..88, _) => self.choose().await,
             _ => {}
+        }
+    }
+
+    /// Another status, which is no coming or going. Nobody has to answer: in the end all show the same.
+    async fn choose(&mut self) {
+        let all = [None, Some(Choice::Online), Some(Choice::Idle), Some(Choice::Away), Some(Choice::Busy)];
+        let status = all[self.chance.random_range(0..all.len())];
+        let wake: Arc<dyn Wake> = Arc::new(Deaf);
+        let Some(Socket { session, instance, .. }) = &mut self.socket else { return };
+        let command = Command::Status { status, text: None, until: None };
+        tokio::select! {
+            biased;
+            () = instance.died() => {}
+            _ = timeout(PATIENCE, session.execute(command, &wake)) => {}
         }
     }
 

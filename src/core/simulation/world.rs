@@ -27,6 +27,7 @@ use crate::{
     domain::{
         name::{ChannelName, UserName},
         partition::Partition,
+        person::Choice,
         principal::Principal,
     },
     metrics::Metrics,
@@ -245,6 +246,19 @@ impl World {
         if !self.is_over() {
             end.await;
         }
+    }
+
+    /// Who is shown in a channel otherwise than they have chosen: connection, how, and as what.
+    pub fn shown_wrong(&self, name: &str) -> Vec<String> {
+        let copy = self.memory.copy();
+        let rows = copy.rows(&crate::domain::name::RosterKey::Channel(channel(name))).into_iter().flatten();
+        let wrong = rows.filter_map(|(id, row)| {
+            let shown = crate::core::mirror::present(row)?.shown.status;
+            let record = copy.kept(&row.user).and_then(|kept| kept.record.as_ref());
+            let chosen = record.and_then(|record| record.profile().status).and_then(Choice::shown).unwrap_or_default();
+            (shown != chosen).then(|| format!("{id} of {} is {shown:?} and has chosen {chosen:?}", row.user))
+        });
+        wrong.collect()
     }
 
     /// What the store shows of a channel: connection and state.
