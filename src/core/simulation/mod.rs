@@ -3,6 +3,7 @@
 //!
 //! `ROLLCALL_SEED=… cargo test --lib simulation` replays a run.
 
+mod ghost;
 mod line;
 mod log;
 mod nemesis;
@@ -19,20 +20,24 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 use tokio::time::sleep;
 
+use self::{
+    ghost::Ghost,
+    person::Person,
+    watcher::{Seen, Watcher},
+    world::{CHANNELS, LAG, PLACES, World},
+};
 pub(crate) use self::{
     line::{Line, Way},
     log::Log,
     nemesis::Fault,
 };
-use self::{
-    person::Person,
-    watcher::{Seen, Watcher},
-    world::{CHANNELS, LAG, PLACES, World},
-};
 use crate::domain::{chance, level::Level};
 
 /// Who is there: some with several devices.
 const PEOPLE: [&str; 8] = ["ann", "ben", "ann", "cat", "dan", "ben", "eve", "ann"];
+
+/// Who is invisible.
+const GHOSTS: [&str; 2] = ["gus", "hal"];
 
 /// What came of a run.
 pub(crate) struct Outcome {
@@ -80,6 +85,7 @@ async fn simulate(mut random: StdRng, plan: Vec<Fault>) -> Outcome {
     // The first epoch of all settles.
     sleep(Duration::from_secs(10)).await;
     let people: Vec<_> = PEOPLE.iter().map(|user| tokio::spawn(Person::new(&world, user, own(1)).live())).collect();
+    let ghosts: Vec<_> = GHOSTS.iter().map(|user| tokio::spawn(Ghost::new(&world, user, own(3)).live())).collect();
     sleep(Duration::from_secs(20)).await;
     let mut chance = own(2);
     for fault in plan {
@@ -90,8 +96,15 @@ async fn simulate(mut random: StdRng, plan: Vec<Fault>) -> Outcome {
     for person in people {
         stay.push(person.await.expect("nobody falls"));
     }
+    let mut unseen = Vec::new();
+    for ghost in ghosts {
+        unseen.push(ghost.await.expect("nobody falls"));
+    }
     // Whoever is to go has gone by then.
     sleep(Duration::from_secs(90)).await;
+    for wrong in unseen.iter().filter_map(Ghost::wrong) {
+        world.fault(wrong);
+    }
     compare(&world, &stay, &seen, watching).await
 }
 
