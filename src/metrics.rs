@@ -24,6 +24,13 @@ pub struct Of {
     pub partition: u16,
 }
 
+/// A label `mode`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct In {
+    /// In which.
+    pub mode: &'static str,
+}
+
 /// A gauge of seconds.
 pub type Seconds = Gauge<f64, AtomicU64>;
 
@@ -63,6 +70,8 @@ pub struct Metrics {
     pub graces_saved: Counter,
     /// Rosters that this instance keeps a copy of.
     pub mirrors: Gauge,
+    /// The same by how their watchers are told of changes.
+    pub mirrors_by_mode: Family<In, Gauge>,
     /// Changes heard on feeds.
     pub published: Counter,
     /// Times a mirror was read anew, by cause.
@@ -126,9 +135,14 @@ impl Metrics {
             resumes_missed: of.add("resumes_missed", "Resumes that found nothing", Counter::default()),
             graces_saved: of.add("graces_saved", "Connections held again within their grace", Counter::default()),
             mirrors: of.add("mirrors", "Rosters that this instance keeps a copy of", Gauge::default()),
+            mirrors_by_mode: of.add(
+                "mirrors_by_mode",
+                "The same by the mode in which their watchers are told of changes",
+                Family::default(),
+            ),
             published: of.add("published", "Changes heard on feeds", Counter::default()),
             readings: of.add("readings", "Rosters read by cause", reasons(["first", "gap"])),
-            snapshots: of.add("snapshots", "Snapshots sent by cause", reasons(["first", "slow"])),
+            snapshots: of.add("snapshots", "Snapshots sent by cause", reasons(["first", "slow", "mode"])),
             frames: of.add("frames", "Frames written to sockets", Counter::default()),
             write_to_socket: of.add(
                 "write_to_socket_seconds",

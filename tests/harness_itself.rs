@@ -21,12 +21,12 @@ fn member(user: &str, connections: u64) -> Value {
 
 fn snapshot(version: u64, members: &[Value]) -> Value {
     let connections: u64 = members.iter().map(|member| member["connections"].as_u64().unwrap()).sum();
-    json!({"event": "snapshot", "channel": "c", "level": "users", "epoch": "e", "version": version, "members": members,
-        "occupancy": {"users": members.len(), "connections": connections}, "more": false, "time": 1})
+    json!({"event": "snapshot", "channel": "c", "level": "users", "mode": "full", "epoch": "e", "version": version,
+        "members": members, "occupancy": {"users": members.len(), "connections": connections}, "more": false, "time": 1})
 }
 
 fn delta(from: u64, to: u64, users: u64, lists: Value) -> Value {
-    let mut delta = json!({"event": "delta", "channel": "c", "epoch": "e", "from": from, "to": to,
+    let mut delta = json!({"event": "delta", "channel": "c", "mode": "full", "epoch": "e", "from": from, "to": to,
         "occupancy": {"users": users, "connections": users}, "time": 1});
     delta.as_object_mut().unwrap().extend(lists.as_object().unwrap().clone());
     delta
@@ -98,6 +98,40 @@ fn a_view_takes_pages_of_one_version_and_nothing_between_them() {
     assert!(view.clone().take(&page(7, "ann", false)).unwrap_err().contains("twice"));
     view.take(&page(7, "ben", false)).unwrap();
     assert_eq!((view.users().len(), view.watches[0].snapshots), (2, 1));
+}
+
+#[test]
+fn a_view_lets_the_mode_change_by_a_snapshot_alone_and_has_no_list_in_the_last() {
+    let counts = |mut frame: Value| {
+        frame["mode"] = json!("occupancy");
+        frame.as_object_mut().unwrap().remove("members");
+        frame
+    };
+    let because = |mut frame: Value| {
+        frame["cause"] = json!("mode");
+        frame
+    };
+    let mut without = delta(7, 8, 1, json!({}));
+    without.as_object_mut().unwrap().remove("mode");
+    assert!(ann_alone().take(&without).unwrap_err().contains("no mode"));
+    assert!(ann_alone().take(&counts(delta(7, 8, 1, json!({})))).unwrap_err().contains("in mode occupancy"));
+    let mut net = delta(7, 8, 1, json!({}));
+    net["mode"] = json!("net");
+    assert!(ann_alone().take(&net).unwrap_err().contains("without a snapshot"));
+    let mut view = ann_alone();
+    view.take(&because(counts(snapshot(7, &[member("ann", 1)])))).unwrap();
+    assert_eq!((view.has_list(), view.users().len(), view.mode()), (false, 0, "occupancy"));
+    assert_eq!(view.since(), Some(json!({"epoch": "e", "version": 7, "mode": "occupancy"})));
+    view.take(&counts(delta(7, 8, 5, json!({})))).unwrap();
+    let named = counts(delta(8, 9, 6, json!({"join": [member("ben", 1)]})));
+    assert!(view.clone().take(&named).unwrap_err().contains("where there are no lists"));
+    // Half of a list may be given up for it.
+    let mut view = ann_alone();
+    let mut page = because(snapshot(9, &[member("ann", 1)]));
+    page["more"] = json!(true);
+    view.take(&page).unwrap();
+    view.take(&because(counts(snapshot(9, &[member("ann", 1), member("ben", 1)])))).unwrap();
+    assert!(view.is_complete() && !view.has_list());
 }
 
 #[test]

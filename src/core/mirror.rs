@@ -2,6 +2,7 @@
 
 mod copies;
 mod frames;
+mod pace;
 mod state;
 mod timing;
 
@@ -17,12 +18,16 @@ use tokio::{sync::Notify, time::Instant};
 
 pub use self::frames::{Cause, Copy, Delivery, Encoded, Frame, Lists, Snapshot, Whole};
 pub(crate) use self::state::present;
-use self::state::{State, new_mark, reasons};
+use self::{
+    pace::Pace,
+    state::{State, new_mark, reasons},
+};
 use crate::{
     domain::{
         delta::Net,
         level::Level,
         member::Roll,
+        mode::{Bounds, Mode},
         name::{ConnectionId, RosterKey},
         roster::Published,
         version::{Epoch, Version},
@@ -82,7 +87,7 @@ pub struct Mirror {
 }
 
 impl Mirror {
-    pub(crate) fn new(id: u64, key: RosterKey) -> Self {
+    pub(crate) fn new(id: u64, key: RosterKey, bounds: Bounds) -> Self {
         let state = State {
             version: None,
             roll: Roll::default(),
@@ -101,6 +106,7 @@ impl Mirror {
             somebody_waits: false,
             expected: None,
             timing: Default::default(),
+            pace: Pace::new(bounds),
             copy_at: None,
             wakes: Vec::new(),
         };
@@ -133,6 +139,9 @@ impl Mirror {
             Some((_, count)) => *count += 1,
             None => state.wakes.push((wake.clone(), 1)),
         }
+        if state.turns(Instant::now()) {
+            self.errands.notify_one();
+        }
     }
 
     /// A watcher goes.
@@ -152,6 +161,11 @@ impl Mirror {
 
     pub(crate) fn is_watched(&self) -> bool {
         self.watchers.load(Ordering::Relaxed) > 0
+    }
+
+    /// How its watchers are told of changes.
+    pub(crate) fn mode(&self) -> Mode {
+        self.lock().pace.mode()
     }
 
     /// The version it is at; none before the first reading.
@@ -215,6 +229,7 @@ impl Mirror {
                 self.flush_or_wait(&mut state);
                 if !state.net.is_empty() {
                     state.somebody_waits = true;
+                    state.tracks[level as usize].begins_wait |= since.is_none();
                     return None;
                 }
                 let label = state.label(&version);
@@ -231,7 +246,7 @@ impl Mirror {
                     self.wake(&state);
                 }
                 let track = &state.tracks[level as usize];
-                let (since, next) = (since.take(), track.next());
+                let (since, next) = (since.take().filter(|_| state.goes_on(level)), track.next());
                 let known = since.as_ref().is_some_and(|since| track.shown.as_ref() == Some(since));
                 let frame = since.filter(|_| !known).and_then(|since| state.since(level, &since));
                 cursor.at = At::Next(next);
@@ -252,7 +267,14 @@ impl Mirror {
         self.lock().tracks[cursor.level as usize].is_late(at)
     }
 
-    /// A copy instead of what follows, for somebody who was [late](Mirror::is_late).
+    /// Whether a watcher who still reads a list reads it in vain: the channel has become so large that there are no lists any more.
+    pub fn has_no_list_for(&self, cursor: &Cursor) -> bool {
+        let At::Next(at) = cursor.at else { return false };
+        let state = self.lock();
+        !state.pace.mode().has_lists() && state.tracks[cursor.level as usize].is_before_turn(at)
+    }
+
+    /// A copy instead of what follows, for somebody who was [late](Mirror::is_late), or reads in [vain](Mirror::has_no_list_for).
     pub fn give_up(&self, cursor: &mut Cursor) {
         if let At::Next(at) = cursor.at {
             cursor.at = At::Late(at);
@@ -260,7 +282,11 @@ impl Mirror {
     }
 
     fn copy_after(&self, state: &mut State, cursor: &mut Cursor, at: u64) -> Option<Delivery> {
-        // The copy is that of a tick's end: if one is due, that comes first.
+        if let Some((copy, next)) = state.given(cursor.level, at, Instant::now()) {
+            cursor.at = At::Next(next);
+            return Some(Delivery::Copy(copy));
+        }
+        // A new copy is that of a tick's end: if one is due, that comes first.
         self.flush_or_wait(state);
         if !state.net.is_empty() {
             state.somebody_waits = true;
@@ -381,6 +407,8 @@ impl Mirror {
             }
             state.net = Net::default();
             state.timing = Default::default();
+            let load = state.load();
+            state.pace.begin(load, Instant::now());
             state.history.clear();
             state.history_touches = 0;
         } else {
@@ -396,7 +424,7 @@ impl Mirror {
     /// The keeper's timer: flushes what waits, and reads where a promised version did not come. Returns when it is to come again.
     pub(crate) fn run_errands(&self) -> Option<Instant> {
         let mut state = self.lock();
-        if state.flush_waits {
+        if state.flush_waits || state.turns(Instant::now()) {
             self.flush_or_wait(&mut state);
         }
         let flush_at = state.flush_waits.then(|| state.flushed_at.expect("waits for the next tick") + state.tick());
@@ -416,16 +444,18 @@ impl Mirror {
             state.copy_at = None;
             self.wake(&state);
         }
-        flush_at.into_iter().chain(state.expected.as_ref().map(|(at, _)| *at)).chain(state.copy_at).min()
+        let turn_at = state.pace.due_at(state.load()).filter(|_| flush_at.is_none());
+        let expected_at = state.expected.as_ref().map(|(at, _)| *at);
+        flush_at.into_iter().chain(expected_at).chain(state.copy_at).chain(turn_at).min()
     }
 
     /// The first change at once, later ones with the next tick.
     fn flush_or_wait(&self, state: &mut State) {
-        if state.net.is_empty() {
+        let now = Instant::now();
+        if state.net.is_empty() && !state.turns(now) {
             state.flush_waits = false;
             return;
         }
-        let now = Instant::now();
         if state.flushed_at.is_none_or(|at| now >= at + state.tick()) {
             self.flush_now(state, now);
         } else if !state.flush_waits {
@@ -437,9 +467,13 @@ impl Mirror {
     fn flush_now(&self, state: &mut State, now: Instant) {
         state.flush_waits = false;
         state.flushed_at = Some(now);
-        let pushed = state.flush();
+        let pushed = state.flush(now);
         if std::mem::take(&mut state.somebody_waits) || pushed {
             self.wake(state);
+        }
+        if state.pace.due_at(state.load()).is_some() {
+            // There is a way back some time later, of which nobody else will remind the keeper.
+            self.errands.notify_one();
         }
     }
 

@@ -13,7 +13,14 @@ use tokio::{
 
 use super::mirror::{Mirror, Wake};
 use crate::{
-    domain::{chance::Map, level::Level, name::RosterKey, roster::Published, rule::Rule},
+    domain::{
+        chance::Map,
+        level::Level,
+        mode::{Bounds, Mode},
+        name::RosterKey,
+        roster::Published,
+        rule::Rule,
+    },
     metrics::{Because, Metrics},
     store::{Feed, PartitionId, Store},
     telemetry::vital,
@@ -37,15 +44,16 @@ pub(crate) struct Mirrors {
     store: Arc<dyn Store>,
     feed: Arc<dyn Feed>,
     metrics: Arc<Metrics>,
+    bounds: Bounds,
     readers: Semaphore,
     doubts: Notify,
     open: Mutex<(u64, Map<RosterKey, Arc<Mirror>>)>,
 }
 
 impl Mirrors {
-    pub fn new(store: Arc<dyn Store>, feed: Arc<dyn Feed>, metrics: Arc<Metrics>) -> Arc<Self> {
+    pub fn new(store: Arc<dyn Store>, feed: Arc<dyn Feed>, bounds: Bounds, metrics: Arc<Metrics>) -> Arc<Self> {
         let (readers, doubts) = (Semaphore::new(READERS), Notify::new());
-        Arc::new(Self { store, feed, metrics, readers, doubts, open: Mutex::new((0, Map::default())) })
+        Arc::new(Self { store, feed, metrics, bounds, readers, doubts, open: Mutex::new((0, Map::default())) })
     }
 
     /// The mirror of a roster, with one watcher more.
@@ -55,7 +63,7 @@ impl Mirrors {
             Some(mirror) => mirror.clone(),
             None => {
                 open.0 += 1;
-                let mirror = Arc::new(Mirror::new(open.0, key.clone()));
+                let mirror = Arc::new(Mirror::new(open.0, key.clone(), self.bounds));
                 open.1.insert(key.clone(), mirror.clone());
                 self.metrics.mirrors.set(i64::try_from(open.1.len()).unwrap_or(i64::MAX));
                 vital::spawn("mirror", self.clone().keep(mirror.clone()));
@@ -69,6 +77,11 @@ impl Mirrors {
     /// The mirror of a roster, if somebody watches it.
     pub fn get(&self, key: &RosterKey) -> Option<Arc<Mirror>> {
         self.lock().1.get(key).cloned()
+    }
+
+    /// How many mirrors are in a mode just now.
+    pub fn in_mode(&self, mode: Mode) -> usize {
+        self.all().iter().filter(|mirror| mirror.mode() == mode).count()
     }
 
     /// The feed told of changes.

@@ -47,8 +47,8 @@ use self::{
 };
 pub use crate::store::{Index, Totals};
 use crate::{
-    domain::{name::ConnectionId, roster::Control},
-    metrics::{Metrics, Of, from_zero},
+    domain::{mode::Mode, name::ConnectionId, roster::Control},
+    metrics::{In, Metrics, Of, from_zero},
     store::{Feed, FeedEvent, Store},
     telemetry::vital,
 };
@@ -87,7 +87,7 @@ impl Core {
         let settings = Arc::new(settings);
         let ledger = Arc::new(Ledger::new(store.clone()));
         let pulses: Vec<Arc<Pulse>> = (0..store.partitions()).map(|_| Arc::default()).collect();
-        let mirrors = Mirrors::new(store.clone(), feed.clone(), metrics.clone());
+        let mirrors = Mirrors::new(store.clone(), feed.clone(), settings.presence.mode_bounds(), metrics.clone());
         let (mut hearts, mut sweepers) = (Vec::new(), Vec::new());
         for partition in 0..store.partitions() {
             let pulse = &pulses[usize::from(partition)];
@@ -157,6 +157,10 @@ impl Core {
         self.metrics.accounts.set(as_gauge(self.ledger.len()));
         self.metrics.members.set(as_gauge(self.ledger.members()));
         self.metrics.feed_lag.set(self.feed.lag().as_secs_f64());
+        for mode in Mode::ALL {
+            let of = In { mode: mode.as_str() };
+            self.metrics.mirrors_by_mode.get_or_create(&of).set(as_gauge(self.mirrors.in_mode(mode)));
+        }
         for (partition, pulse) in (0..).zip(&self.pulses) {
             let of = Of { partition };
             self.metrics.lease_age.get_or_create(&of).set(pulse.lease_age().as_secs_f64());

@@ -193,6 +193,15 @@ impl Watch {
         }
         late
     }
+
+    /// Gives up a list of which a part has been read, if there are no lists any more. Returns whether it did.
+    pub fn gives_up_list(&mut self) -> bool {
+        let in_vain = self.mirror.has_no_list_for(&self.cursor);
+        if in_vain {
+            self.mirror.give_up(&mut self.cursor);
+        }
+        in_vain
+    }
 }
 
 impl std::fmt::Debug for Watch {

@@ -1,6 +1,6 @@
 //! The net change between two states of a roster.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use super::{
     member::{Member, Present, Reason, Roll},
@@ -112,15 +112,14 @@ impl Net {
     /// The net change by user, `after` being the state at the end.
     pub fn by_user(&self, after: &Roll) -> UserDelta {
         let mut delta = UserDelta::default();
-        for user in self.users(after) {
+        for (user, stood) in self.stood(after) {
             let untouched = after.of_user(user).filter(|(id, _)| !self.touched.contains_key(*id));
-            let touched = self.touched.iter().filter_map(|(id, touched)| Some((id, touched.before.as_ref()?)));
-            let before = Member::over(untouched.chain(touched.filter(|(_, present)| present.user == *user)));
-            match (before, after.member(user)) {
+            let before = stood.iter().filter_map(|(id, touched)| Some((*id, touched.before.as_ref()?)));
+            match (Member::over(untouched.chain(before)), after.member(user)) {
                 (None, Some(now)) => delta.join.push(now),
                 (Some(before), Some(now)) if !before.looks_like(&now) => delta.update.push(now),
                 (Some(member), None) => {
-                    let reason = self.last_reason(user).unwrap_or(Reason::Timeout);
+                    let reason = last_reason(&stood).unwrap_or(Reason::Timeout);
                     delta.leave.push(Leave { member, reason });
                 }
                 _ => {}
@@ -129,17 +128,24 @@ impl Net {
         delta
     }
 
-    fn users<'a>(&'a self, after: &'a Roll) -> BTreeSet<&'a UserName> {
-        let before = self.touched.values().filter_map(|touched| Some(&touched.before.as_ref()?.user));
-        let now = self.touched.keys().filter_map(|id| Some(&after.get(id)?.user));
-        before.chain(now).collect()
+    /// The users who were touched, with those of their touched connections that stood there before.
+    fn stood<'a>(&'a self, after: &'a Roll) -> BTreeMap<&'a UserName, Vec<(&'a ConnectionId, &'a Touched)>> {
+        let mut users: BTreeMap<_, Vec<_>> = BTreeMap::new();
+        for (id, touched) in &self.touched {
+            if let Some(before) = &touched.before {
+                users.entry(&before.user).or_default().push((id, touched));
+            }
+            if let Some(now) = after.get(id) {
+                users.entry(&now.user).or_default();
+            }
+        }
+        users
     }
+}
 
-    /// Of several connections the last one decides.
-    fn last_reason(&self, user: &UserName) -> Option<Reason> {
-        let of_user = self.touched.values().filter(|touched| touched.before.as_ref().is_some_and(|p| p.user == *user));
-        of_user.filter_map(|touched| touched.left).max_by_key(|(order, _)| *order).map(|(_, reason)| reason)
-    }
+/// Of several connections the last one decides.
+fn last_reason(stood: &[(&ConnectionId, &Touched)]) -> Option<Reason> {
+    stood.iter().filter_map(|(_, touched)| touched.left).max_by_key(|(order, _)| *order).map(|(_, reason)| reason)
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ pub mod clock;
 pub mod delta;
 pub mod level;
 pub mod member;
+pub mod mode;
 pub mod name;
 pub mod partition;
 pub mod pattern;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Deserializer};
 
-use super::{level::Level, pattern::Pattern, principal::Capabilities};
+use super::{level::Level, mode::Bounds, pattern::Pattern, principal::Capabilities};
 
 /// The longest grace there is, milliseconds.
 pub const MAX_GRACE_MS: u64 = 300_000;
@@ -39,6 +39,13 @@ pub struct Presence {
     pub net_above: u64,
     /// Members times watchers on this instance from which on watchers get the occupancy only.
     pub occupancy_above: u64,
+}
+
+impl Presence {
+    /// From which load on a channel is large.
+    pub fn mode_bounds(&self) -> Bounds {
+        Bounds { net_above: self.net_above, occupancy_above: self.occupancy_above }
+    }
 }
 
 /// What one caller may use up: `limits.*`.

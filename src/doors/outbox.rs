@@ -14,7 +14,7 @@ use super::{
     ws::wire,
 };
 use crate::{
-    core::{Cause, Copy, Delivery, Watch},
+    core::{Copy, Delivery, Watch},
     domain::{level::Level, name::ChannelName},
     metrics::{Because, Metrics},
 };
@@ -39,7 +39,7 @@ pub struct Outbox {
 enum Pages {
     /// That with which a watch begins. Shared with whoever begins at the same moment, and given up when it takes too long: then a copy follows.
     First(VecDeque<Bytes>),
-    /// A copy that all who read slowly share, and how many pages of it have been sent.
+    /// A copy that all who read slowly, or are told of a change of mode, share, and how many pages of it have been sent.
     Copy(Arc<Copy>, usize),
 }
 
@@ -88,13 +88,15 @@ impl Outbox {
     /// Mirrors have something new.
     pub fn mark(&mut self, mirrors: HashSet<u64>) {
         self.dirty.extend(mirrors.iter().filter_map(|mirror| self.channels.get(mirror)).cloned());
-        self.give_up_first();
+        self.give_up_pages();
     }
 
-    /// What a watch began with is given up while its pages are still being read, when nothing follows on it any more. Only copies are kept for so long.
-    fn give_up_first(&mut self) {
-        if let Some((channel, Pages::First(_))) = &self.paging
-            && self.watches.get_mut(channel).is_some_and(Watch::gives_up)
+    /// What a watch began with is given up while its pages are still being read, when nothing follows on it any more: only copies are kept for so long.
+    /// Every list is, when the channel has become too large for one.
+    fn give_up_pages(&mut self) {
+        if let Some((channel, pages)) = &self.paging
+            && let Some(watch) = self.watches.get_mut(channel)
+            && (watch.gives_up_list() || (matches!(pages, Pages::First(_)) && watch.gives_up()))
         {
             self.dirty.insert(channel.clone());
             self.paging = None;
@@ -151,7 +153,7 @@ impl Outbox {
         if let Some(reply) = self.replies.pop_front() {
             return Some(reply);
         }
-        self.give_up_first();
+        self.give_up_pages();
         if let Some((channel, pages)) = self.paging.take() {
             return self.page(channel, pages);
         }
@@ -177,8 +179,9 @@ impl Outbox {
                     return self.begin(channel, pages, "first", metrics);
                 }
                 Some(Delivery::Copy(copy)) => {
-                    copy.pages(|snapshot| wire::snapshot(&channel, snapshot, Some(Cause::Slow)));
-                    return self.begin(channel, Pages::Copy(copy, 0), Cause::Slow.as_str(), metrics);
+                    let cause = copy.cause();
+                    copy.pages(|snapshot| wire::snapshot(&channel, snapshot, Some(cause)));
+                    return self.begin(channel, Pages::Copy(copy, 0), cause.as_str(), metrics);
                 }
             }
         }

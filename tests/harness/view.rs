@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// How much of a roster a watcher is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,12 +64,14 @@ enum Phase {
 
 const REASONS: [&str; 5] = ["left", "timeout", "kicked", "instance_lost", "expired"];
 const CAUSES: [&str; 4] = ["gap", "slow", "mode", "settled"];
+const MODES: [&str; 3] = ["full", "net", "occupancy"];
 
 /// A roster as its frames describe it.
 #[derive(Debug, Clone)]
 pub struct View {
     level: Level,
     phase: Phase,
+    mode: String,
     epoch: String,
     version: u64,
     members: BTreeMap<String, Value>,
@@ -92,6 +94,7 @@ impl View {
         Self {
             level,
             phase: Phase::Fresh,
+            mode: String::new(),
             epoch: String::new(),
             version: 0,
             members: BTreeMap::new(),
@@ -129,6 +132,21 @@ impl View {
 
     pub fn level(&self) -> Level {
         self.level
+    }
+
+    /// How changes are told, as the last frame said: `full`, `net`, or `occupancy`, in which there is no list.
+    pub fn mode(&self) -> &str {
+        &self.mode
+    }
+
+    /// Whether the view has a list of members.
+    pub fn has_list(&self) -> bool {
+        self.level != Level::Occupancy && self.mode != "occupancy"
+    }
+
+    /// What a watch that goes on from here says.
+    pub fn since(&self) -> Option<Value> {
+        self.is_complete().then(|| json!({"epoch": self.epoch, "version": self.version, "mode": self.mode}))
     }
 
     /// `(epoch, number)`
@@ -171,7 +189,7 @@ impl View {
     }
 
     fn snapshot(&mut self, frame: &Value) -> Result<(), String> {
-        let (epoch, version) = (text(frame, "epoch")?, number(frame, "version")?);
+        let (epoch, version, mode) = (text(frame, "epoch")?, number(frame, "version")?, mode(frame)?);
         let cause = frame.get("cause").map(|cause| cause.as_str().unwrap_or("not a text").to_owned());
         if let Some(cause) = cause.as_deref().filter(|cause| !CAUSES.contains(cause)) {
             return Err(format!("unknown cause `{cause}`"));
@@ -180,14 +198,18 @@ impl View {
             return Err(format!("a snapshot at level {} for a watch at {}", frame["level"], self.level.as_str()));
         }
         let mut wrong = Ok(());
-        // Who reads a snapshot too slowly is given another one, which begins anew.
-        let begins_anew = cause.as_deref() == Some("slow") && (epoch, version) != (&*self.epoch, self.version);
+        // Who reads a snapshot too slowly, or when the mode changes, is given another one, which begins anew.
+        let again = matches!(cause.as_deref(), Some("slow" | "mode"));
+        let begins_anew = again && (epoch, version, mode) != (&*self.epoch, self.version, &*self.mode);
         if self.phase == Phase::Pages && !begins_anew {
             if (epoch, version) != (&self.epoch, self.version) {
                 wrong = Err(format!("a page at {epoch}:{version} of a snapshot at {}:{}", self.epoch, self.version));
             }
             if frame["occupancy"] != self.occupancy {
                 wrong = Err("pages of one snapshot differ in occupancy".to_owned());
+            }
+            if mode != self.mode {
+                wrong = Err("pages of one snapshot differ in mode".to_owned());
             }
         } else {
             if self.phase == Phase::Current && cause.is_none() {
@@ -204,6 +226,13 @@ impl View {
             self.watch().causes.push(cause);
         }
         (self.epoch, self.version, self.occupancy) = (epoch.to_owned(), version, frame["occupancy"].clone());
+        self.mode = mode.to_owned();
+        if self.has_list() != frame.get("members").is_some() {
+            wrong = Err(format!("members at level {} in mode {mode}", self.level.as_str()));
+        }
+        if frame.get("level").is_none() {
+            wrong = Err("a snapshot without its level".to_owned());
+        }
         for member in list(frame, "members")? {
             let key = self.check_member(member)?;
             if self.pages.insert(key.clone(), member.clone()).is_some() {
@@ -217,7 +246,7 @@ impl View {
         self.phase = Phase::Current;
         self.members = std::mem::take(&mut self.pages);
         if let Some((_, _, Some(user))) = self.joined.take()
-            && self.level != Level::Occupancy
+            && self.has_list()
             && !self.users().contains(&user)
         {
             wrong = Err(format!("the snapshot after the join does not contain `{user}`"));
@@ -227,6 +256,7 @@ impl View {
 
     fn delta(&mut self, frame: &Value) -> Result<(), String> {
         let (epoch, from, to) = (text(frame, "epoch")?, number(frame, "from")?, number(frame, "to")?);
+        let mode = mode(frame)?;
         match self.phase {
             Phase::Fresh => return Err("a delta before the first snapshot".to_owned()),
             Phase::Pages => return Err("a delta between the pages of a snapshot".to_owned()),
@@ -239,6 +269,14 @@ impl View {
         } else if from_epoch == epoch && to <= from {
             wrong = Err(format!("a delta from {from} to {to} leads nowhere"));
         }
+        if self.phase == Phase::Current && mode != self.mode {
+            wrong = Err(format!("the mode was {} and is {mode}, without a snapshot", self.mode));
+        }
+        let had_list = self.has_list();
+        self.mode = mode.to_owned();
+        if self.has_list() != had_list {
+            wrong = Err(format!("a list ends or begins with a delta in mode {mode}"));
+        }
         self.phase = Phase::Current;
         self.watch().deltas += 1;
         (self.epoch, self.version) = (epoch.to_owned(), to);
@@ -250,8 +288,8 @@ impl View {
             if entries.is_empty() {
                 wrong = Err(format!("`{kind}` is empty and should have been left out"));
             }
-            if self.level == Level::Occupancy {
-                wrong = Err(format!("`{kind}` at the level occupancy"));
+            if !self.has_list() {
+                wrong = Err(format!("`{kind}` at level {} in mode {mode}", self.level.as_str()));
             }
             for entry in entries {
                 let key = if kind == "leave" { self.check_leave(entry)? } else { self.check_member(entry)? };
@@ -271,15 +309,15 @@ impl View {
                 }
             }
         }
-        if named.is_empty() && self.level != Level::Occupancy {
+        if named.is_empty() && self.has_list() {
             self.empty_deltas += 1;
         }
         wrong.and(self.check_occupancy())
     }
 
     fn check_member(&self, member: &Value) -> Result<String, String> {
-        if self.level == Level::Occupancy {
-            return Err("a member at the level occupancy".to_owned());
+        if !self.has_list() {
+            return Err("a member where there are no lists".to_owned());
         }
         text(member, "user")?;
         text(member, "status")?;
@@ -305,6 +343,7 @@ impl View {
             return Err(format!("more users than connections: {}", self.occupancy));
         }
         let seen = match self.level {
+            _ if !self.has_list() => return Ok(()),
             Level::Occupancy => return Ok(()),
             Level::Connections => (self.users().len() as u64, self.members.len() as u64),
             Level::Users => (
@@ -325,6 +364,10 @@ fn text<'a>(frame: &'a Value, name: &str) -> Result<&'a str, String> {
         .as_str()
         .filter(|text| !text.is_empty())
         .ok_or_else(|| format!("`{name}` is missing or no text in {frame}"))
+}
+
+fn mode(frame: &Value) -> Result<&str, String> {
+    text(frame, "mode").ok().filter(|mode| MODES.contains(mode)).ok_or_else(|| format!("no mode in {frame}"))
 }
 
 fn number(frame: &Value, name: &str) -> Result<u64, String> {

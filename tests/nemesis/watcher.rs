@@ -112,7 +112,8 @@ impl Watcher {
                 Some("snapshot") => {
                     let pages = self.pages.entry(channel.clone()).or_default();
                     pages.extend(list("members").iter().map(name));
-                    if one.frame["more"] == false {
+                    // Where there is no list nothing is told of anybody.
+                    if one.frame["more"] == false && one.frame["mode"] != "occupancy" {
                         let now = std::mem::take(pages);
                         shown.difference(&now).for_each(|who| tell(who, false, true, None));
                         now.difference(shown).for_each(|who| tell(who, true, true, None));

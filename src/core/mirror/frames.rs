@@ -7,7 +7,9 @@ use tokio::time::Instant;
 
 use crate::domain::{
     delta::{ConnectionDelta, UserDelta},
+    level::Level,
     member::{Member, Occupancy, Present, Shown},
+    mode::Mode,
     name::ConnectionId,
     version::Version,
 };
@@ -30,7 +32,7 @@ pub enum Lists {
     Users(UserDelta),
     /// Level connections.
     Connections(ConnectionDelta),
-    /// Level occupancy: no lists.
+    /// Level occupancy, or that mode: no lists.
     Occupancy,
 }
 
@@ -55,6 +57,8 @@ impl Lists {
 /// One frame of changes, shared by all watchers of a level.
 #[derive(Debug)]
 pub struct Frame {
+    /// How its watchers are told of changes.
+    pub mode: Mode,
     /// The version before.
     pub from: Version,
     /// The version after.
@@ -78,13 +82,17 @@ pub enum Whole {
     Users(Vec<Member>),
     /// Level connections.
     Connections(Vec<(ConnectionId, Present)>),
-    /// Level occupancy.
+    /// Level occupancy, or that mode.
     Occupancy,
 }
 
 /// A frozen copy at one version.
 #[derive(Debug)]
 pub struct Snapshot {
+    /// Whose view it is.
+    pub level: Level,
+    /// How its watchers are told of changes.
+    pub mode: Mode,
     /// The version.
     pub version: Version,
     /// The entries.
@@ -97,16 +105,22 @@ pub struct Snapshot {
     pub encoded: Encoded,
 }
 
-/// A frozen copy for those who read slowly. They share it, however long each of them needs for it, and it holds nothing but its pages.
+/// A frozen copy for those who read slowly, or are told in another mode from now on. They share it, however long each of them needs for it, and it holds nothing but its pages.
 #[derive(Debug)]
 pub struct Copy {
+    cause: Cause,
     snapshot: Mutex<Option<Arc<Snapshot>>>,
     pages: Encoded,
 }
 
 impl Copy {
-    pub(super) fn of(snapshot: Arc<Snapshot>) -> Self {
-        Self { snapshot: Mutex::new(Some(snapshot)), pages: Encoded::default() }
+    pub(super) fn of(snapshot: Arc<Snapshot>, cause: Cause) -> Self {
+        Self { cause, snapshot: Mutex::new(Some(snapshot)), pages: Encoded::default() }
+    }
+
+    /// Why it is sent.
+    pub fn cause(&self) -> Cause {
+        self.cause
     }
 
     /// The pages as the native door sends them again, with their cause; `encode` runs once.
@@ -128,6 +142,8 @@ impl Copy {
 pub enum Cause {
     /// The watcher was too slow for single changes.
     Slow,
+    /// Its watchers are told of changes in another mode.
+    Mode,
 }
 
 impl Cause {
@@ -135,6 +151,7 @@ impl Cause {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Slow => "slow",
+            Self::Mode => "mode",
         }
     }
 }
@@ -144,7 +161,7 @@ impl Cause {
 pub enum Delivery {
     /// The whole, to begin with.
     Snapshot(Arc<Snapshot>),
-    /// The whole once more, because the watcher was too slow for single changes.
+    /// The whole once more: the watcher was too slow for single changes, or the mode has changed.
     Copy(Arc<Copy>),
     /// A change.
     Frame(Arc<Frame>),

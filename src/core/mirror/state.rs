@@ -8,13 +8,14 @@ use std::{
 
 use tokio::time::Instant;
 
-use super::{Copy, Encoded, Frame, Lists, Snapshot, Wake, Whole, copies::Copies, timing::Timing};
+use super::{Cause, Copy, Encoded, Frame, Lists, Snapshot, Wake, Whole, copies::Copies, pace::Pace, timing::Timing};
 use crate::{
     domain::{
         chance,
         delta::Net,
         level::Level,
         member::{Occupancy, Present, Reason, Roll, Shown},
+        mode::Mode,
         name::ConnectionId,
         roster::{Change, Published, Row},
         time::wall_now_ms,
@@ -40,10 +41,8 @@ const BEGUN_FRAMES: u64 = 16;
 pub(super) const BEGUN_LEAST: u64 = 200;
 /// A watcher who is this far behind while pages of its first snapshot are still to come will not be in time.
 const LATE: u64 = 32;
-/// The least and the most time between two frames of a level.
-const TICK_LEAST: Duration = Duration::from_millis(10);
-pub(super) const TICK_MOST: Duration = Duration::from_millis(100);
-
+/// For so long a change of mode is told with one and the same copy, as far as what follows on it is kept: everybody needs it at the same moment.
+const TURN: Duration = Duration::from_secs(10);
 /// What begins a mark behind an epoch.
 const MARK: char = '~';
 
@@ -65,7 +64,21 @@ pub(super) struct Track {
     pub(super) snapshot: Option<Arc<Snapshot>>,
     /// The last snapshot with which a watch began.
     pub(super) begun: Option<Begun>,
+    /// Somebody who wants to begin waits for the end of the tick.
+    pub(super) begins_wait: bool,
     pub(super) copies: Copies,
+    /// The last change of mode.
+    turn: Option<Turn>,
+}
+
+/// A change of mode: whoever stood before it gets the whole as the new mode shows it.
+#[derive(Debug)]
+struct Turn {
+    /// The number of the first frame in the new mode.
+    next: u64,
+    /// What everybody gets; let go after a while.
+    copy: Option<Arc<Copy>>,
+    until: Instant,
 }
 
 /// A snapshot with which watches begin, for a while: who comes right after gets the same, and what followed on it out of the ring.
@@ -87,6 +100,26 @@ impl Track {
         at + LATE < self.next()
     }
 
+    /// Whether what somebody who stands at `at` was shown last is in another mode.
+    pub(super) fn is_before_turn(&self, at: u64) -> bool {
+        self.turn.as_ref().is_some_and(|turn| at < turn.next)
+    }
+
+    /// The copy for those who stood before the last change of mode, and where it goes on.
+    fn turned(&self, at: u64) -> Option<(Arc<Copy>, u64)> {
+        let turn = self.turn.as_ref().filter(|turn| at < turn.next && turn.next >= self.first)?;
+        Some((turn.copy.clone()?, turn.next))
+    }
+
+    /// Nobody goes on from what was before: who is here gets the whole at `shown`.
+    fn restart(&mut self, shown: &Version, occupancy: Occupancy) {
+        self.first = self.next() + 1;
+        self.ring.clear();
+        self.ring_bytes = 0;
+        (self.shown, self.occupancy, self.snapshot) = (Some(shown.clone()), occupancy, None);
+        self.begun = None;
+    }
+
     /// The snapshot with which a watch begins that was promised at least this, if there is one, and where it goes on.
     pub(super) fn begun(&self, least: Option<&Version>) -> Option<(Arc<Snapshot>, u64)> {
         let begun = self.begun.as_ref().filter(|begun| begun.until > Instant::now())?;
@@ -100,7 +133,11 @@ impl Track {
         self.shown = Some(frame.to.clone());
         self.occupancy = frame.occupancy;
         self.snapshot = None;
-        self.begun.take_if(|begun| begun.until <= Instant::now());
+        let now = Instant::now();
+        self.begun.take_if(|begun| begun.until <= now);
+        if let Some(turn) = self.turn.as_mut().filter(|turn| turn.until <= now) {
+            turn.copy = None;
+        }
         let each = usize::try_from(connections).unwrap_or(usize::MAX).saturating_mul(RING_BYTES_EACH);
         self.ring_bytes += frame.lists.bytes();
         self.ring.push_back(Arc::new(frame));
@@ -148,6 +185,7 @@ pub(super) struct State {
     /// The highest version that a watcher was promised, and when it should have come.
     pub(super) expected: Option<(Instant, Version)>,
     pub(super) timing: Timing,
+    pub(super) pace: Pace,
     /// When there may be another copy for a slow watcher who waits for it.
     pub(super) copy_at: Option<Instant>,
     pub(super) wakes: Vec<(Arc<dyn Wake>, usize)>,
@@ -163,11 +201,22 @@ impl State {
         }
     }
 
-    /// The time between two frames grows with what a frame costs.
     pub(super) fn tick(&self) -> Duration {
-        let watchers: usize = self.tracks.iter().map(|track| track.watchers).sum();
-        let cost = (watchers + self.roll.occupancy().connections as usize) / 20;
-        (TICK_LEAST + Duration::from_millis(cost as u64)).min(TICK_MOST)
+        self.pace.tick(self.load(), self.watchers(), self.roll.occupancy().connections as usize)
+    }
+
+    fn watchers(&self) -> usize {
+        self.tracks.iter().map(|track| track.watchers).sum()
+    }
+
+    /// What decides the mode.
+    pub(super) fn load(&self) -> u64 {
+        self.roll.occupancy().users.saturating_mul(self.watchers() as u64)
+    }
+
+    /// Whether the mode is to change now.
+    pub(super) fn turns(&self, now: Instant) -> bool {
+        self.version.is_some() && self.pace.due(self.load(), now).is_some()
     }
 
     /// Applies changes that follow on; false where something is missing in between.
@@ -295,9 +344,13 @@ impl State {
         self.step(from, version, touches);
     }
 
-    /// Makes the frames of a tick. Returns whether a level has a new one.
-    pub(super) fn flush(&mut self) -> bool {
+    /// Makes the frames of a tick, or changes the mode. Returns whether a level has something new.
+    pub(super) fn flush(&mut self, now: Instant) -> bool {
         let Some(to) = self.version.as_ref().map(|version| self.label(version)) else { return false };
+        if let Some(mode) = self.pace.due(self.load(), now) {
+            return self.turn(mode, &to, now);
+        }
+        let mode = self.pace.mode();
         let net = std::mem::take(&mut self.net);
         let (time, occupancy) = (wall_now_ms(), self.roll.occupancy());
         // Of several levels the first one tells.
@@ -306,14 +359,10 @@ impl State {
         for (level, track) in LEVELS.into_iter().zip(&mut self.tracks) {
             if track.watchers == 0 {
                 // Whoever comes begins with a snapshot of what is there then.
-                track.first = track.next() + 1;
-                track.ring.clear();
-                track.ring_bytes = 0;
-                (track.shown, track.occupancy, track.snapshot) = (Some(to.clone()), occupancy, None);
-                track.begun = None;
+                track.restart(&to, occupancy);
                 continue;
             }
-            let lists = lists(level, &net, &self.roll);
+            let lists = lists(level, mode, &net, &self.roll);
             let nothing = match &lists {
                 Lists::Users(delta) => delta.is_empty(),
                 Lists::Connections(delta) => delta.is_empty(),
@@ -324,11 +373,40 @@ impl State {
                 continue;
             }
             let (to, wanted_at) = (to.clone(), wanted_at.take());
-            let frame = Frame { from, to, lists, occupancy, time, wanted_at, encoded: Encoded::default() };
+            let frame = Frame { mode, from, to, lists, occupancy, time, wanted_at, encoded: Encoded::default() };
             track.push(frame, occupancy.connections);
             pushed = true;
         }
+        for level in LEVELS {
+            // Changes may come so quickly that nobody ever finds the end of a tick.
+            if std::mem::take(&mut self.tracks[level as usize].begins_wait) {
+                self.begin(level);
+            }
+        }
         pushed
+    }
+
+    /// Goes over to another mode. What waited to be told is part of the whole that everybody gets.
+    fn turn(&mut self, mode: Mode, to: &Version, now: Instant) -> bool {
+        self.net = Net::default();
+        self.timing.flushed();
+        self.pace.change(mode, now);
+        let occupancy = self.roll.occupancy();
+        for level in LEVELS {
+            let track = &mut self.tracks[level as usize];
+            track.restart(to, occupancy);
+            let (next, is_watched) = (track.next(), track.watchers > 0);
+            let copy = is_watched.then(|| Arc::new(Copy::of(self.snapshot(level), Cause::Mode)));
+            let track = &mut self.tracks[level as usize];
+            if let Some(copy) = &copy {
+                track.copies.add(copy, next, now);
+            }
+            track.turn = Some(Turn { next, copy, until: now + TURN });
+            if std::mem::take(&mut track.begins_wait) {
+                self.begin(level);
+            }
+        }
+        true
     }
 
     /// A frame that only says that the version is reached, for a watcher who was promised it.
@@ -336,14 +414,21 @@ impl State {
         let (time, occupancy) = (wall_now_ms(), self.roll.occupancy());
         let track = &mut self.tracks[level as usize];
         let from = track.shown.clone().unwrap_or_else(|| version.clone());
-        let lists = lists(level, &Net::default(), &self.roll);
+        let mode = self.pace.mode();
+        let lists = lists(level, mode, &Net::default(), &self.roll);
         let (to, wanted_at) = (version.clone(), None);
-        let frame = Frame { from, to, lists, occupancy, time, wanted_at, encoded: Encoded::default() };
+        let frame = Frame { mode, from, to, lists, occupancy, time, wanted_at, encoded: Encoded::default() };
         track.push(frame, occupancy.connections);
+    }
+
+    /// Whether somebody who comes back with `since` can go on from there: it stands for a list, which where there are none nobody goes on with.
+    pub(super) fn goes_on(&self, level: Level) -> bool {
+        level == Level::Occupancy || self.pace.mode().has_lists()
     }
 
     /// What came after `since`, if it is still known. Nothing waits to be flushed.
     pub(super) fn since(&self, level: Level, since: &Version) -> Option<Frame> {
+        let mode = self.pace.mode();
         let track = &self.tracks[level as usize];
         let at = self.history.iter().position(|step| step.from == *since)?;
         let mut net = Net::default();
@@ -352,9 +437,10 @@ impl State {
         }
         let to = track.shown.clone()?;
         Some(Frame {
+            mode,
             from: since.clone(),
             to,
-            lists: lists(level, &net, &self.roll),
+            lists: lists(level, mode, &net, &self.roll),
             occupancy: self.roll.occupancy(),
             time: wall_now_ms(),
             wanted_at: None,
@@ -362,19 +448,30 @@ impl State {
         })
     }
 
+    /// A copy that was made before, for a watcher who has fallen out of the ring at `at`, and where it goes on.
+    pub(super) fn given(&mut self, level: Level, at: u64, now: Instant) -> Option<(Arc<Copy>, u64)> {
+        let track = &mut self.tracks[level as usize];
+        // Before a change of mode there are copies too, in the mode of then.
+        let least = track.turn.as_ref().map_or(at, |turn| at.max(turn.next - 1));
+        track.turned(at).or_else(|| track.copies.after(least, now))
+    }
+
     /// A copy for a watcher who has fallen out of the ring at `at`, and where in the ring it goes on. Nothing waits to be flushed.
     /// None when the watcher has the latest one that there may be now; `copy_at` then says when to look again.
     pub(super) fn copy_after(&mut self, level: Level, at: u64, now: Instant) -> Option<(Arc<Copy>, u64)> {
-        if let Some(given) = self.tracks[level as usize].copies.after(at, now) {
+        if let Some(given) = self.given(level, at, now) {
             return Some(given);
         }
         let next = self.tracks[level as usize].next();
-        let due_at = self.tracks[level as usize].copies.next_at();
-        if due_at.is_some_and(|due_at| due_at > now) {
+        let track = &self.tracks[level as usize];
+        let (turns, due_at) = (track.is_before_turn(at), track.copies.next_at());
+        // Who is in another mode does not wait for what others need so long to read.
+        if due_at.is_some_and(|due_at| due_at > now) && !turns {
             self.copy_at = self.copy_at.into_iter().chain(due_at).min();
             return None;
         }
-        let copy = Arc::new(Copy::of(self.snapshot(level)));
+        let cause = if turns { Cause::Mode } else { Cause::Slow };
+        let copy = Arc::new(Copy::of(self.snapshot(level), cause));
         self.tracks[level as usize].copies.add(&copy, next, now);
         Some((copy, next))
     }
@@ -382,7 +479,7 @@ impl State {
     /// The whole for a watch that begins.
     pub(super) fn begin(&mut self, level: Level) -> Arc<Snapshot> {
         let snapshot = self.snapshot(level);
-        let is_large = self.roll.occupancy().connections >= BEGUN_LEAST;
+        let is_large = self.roll.occupancy().connections >= BEGUN_LEAST || self.pace.mode() != Mode::Full;
         let track = &mut self.tracks[level as usize];
         track.begun =
             is_large.then(|| Begun { snapshot: snapshot.clone(), next: track.next(), until: Instant::now() + BEGUN });
@@ -395,7 +492,9 @@ impl State {
         if let Some(snapshot) = &self.tracks[index].snapshot {
             return snapshot.clone();
         }
+        let mode = self.pace.mode();
         let whole = match level {
+            _ if !mode.has_lists() => Whole::Occupancy,
             Level::Users => Whole::Users(self.roll.members()),
             Level::Connections => {
                 Whole::Connections(self.roll.connections().map(|(id, present)| (id.clone(), present.clone())).collect())
@@ -404,6 +503,8 @@ impl State {
         };
         let version = self.tracks[index].shown.clone().or_else(|| Some(self.label(self.version.as_ref()?)));
         let snapshot = Arc::new(Snapshot {
+            level,
+            mode,
             version: version.expect("asked for after the first reading"),
             whole,
             occupancy: self.roll.occupancy(),
@@ -418,8 +519,9 @@ impl State {
 /// In the order of the tracks, which is that of the enum.
 const LEVELS: [Level; 3] = [Level::Users, Level::Connections, Level::Occupancy];
 
-fn lists(level: Level, net: &Net, roll: &Roll) -> Lists {
+fn lists(level: Level, mode: Mode, net: &Net, roll: &Roll) -> Lists {
     match level {
+        _ if !mode.has_lists() => Lists::Occupancy,
         Level::Users => Lists::Users(net.by_user(roll)),
         Level::Connections => Lists::Connections(net.by_connection(roll)),
         Level::Occupancy => Lists::Occupancy,

@@ -1,7 +1,10 @@
 //! A mirror against what a feed tells and what a reading finds.
 
-use super::state::{BEGUN_LEAST, EXPECTED, RING, TICK_MOST};
 use super::*;
+use super::{
+    pace::{HOLD, TICK_MOST},
+    state::{BEGUN_LEAST, EXPECTED, RING},
+};
 use crate::domain::{
     member::{Occupancy, Reason},
     name::{ChannelName, ConnectionId, UserName},
@@ -92,9 +95,13 @@ fn settling(epoch: &str, number: Option<u64>, rows: &[(u16, u64)]) -> Reading {
 
 impl Scene {
     fn new() -> Self {
+        Self::within(Bounds { net_above: 50_000, occupancy_above: 5_000_000 })
+    }
+
+    fn within(bounds: Bounds) -> Self {
         let woken = Arc::new(Woken(AtomicUsize::new(0)));
         let wake: Arc<dyn Wake> = woken.clone();
-        Self { mirror: Mirror::new(1, key()), woken, wake }
+        Self { mirror: Mirror::new(1, key(), bounds), woken, wake }
     }
 
     fn read(&self, reading: Reading) -> bool {
@@ -123,6 +130,12 @@ impl Scene {
         self.mirror.wants_reading.load(Ordering::Relaxed)
     }
 
+    /// The longest tick later, whatever the mode.
+    async fn long_tick(&self) {
+        tokio::time::advance(std::time::Duration::from_secs(1)).await;
+        self.mirror.run_errands();
+    }
+
     /// A tick later what waits is flushed.
     async fn tick(&self) {
         tokio::time::advance(TICK_MOST).await;
@@ -145,7 +158,7 @@ impl Watcher {
                         occupancy: self.occupancy,
                         reads: None,
                     };
-                    let said = other.take("slow", snapshot);
+                    let said = other.take(copy.cause().as_str(), snapshot);
                     vec![said, snapshot.version.epoch.to_string(), snapshot.version.number.to_string()]
                         .into_iter()
                         .map(bytes::Bytes::from)
@@ -816,4 +829,197 @@ async fn a_change_of_which_nothing_comes_is_timed_no_more() {
     assert!(scene.mirror.time(&id(2), Instant::now()));
     scene.mirror.hear(published("e", 5, vec![set(1, 2)]));
     assert_eq!(wanted_at(&mut ann, &scene), None);
+}
+
+/// Small enough for a few to be a crowd: with one watcher three are many, and six are too many for a list.
+const FEW: Bounds = Bounds { net_above: 2, occupancy_above: 5 };
+
+/// A channel of that many, and a watcher of each level who has begun.
+fn crowd(count: u16, levels: &[Level]) -> (Scene, Vec<Watcher>) {
+    let watchers = levels.len() as u64;
+    let scene = Scene::within(Bounds { net_above: 2 * watchers, occupancy_above: 5 * watchers });
+    let rows: Vec<(u16, u64)> = (0..count).map(|n| (n, 0)).collect();
+    assert!(!scene.read(reading("e", Some(0), &rows)));
+    let mut all: Vec<Watcher> = levels.iter().map(|level| scene.watch(*level, None, None)).collect();
+    for watcher in &mut all {
+        assert_eq!(watcher.next(&scene), format!("snapshot  0 of {count}"));
+    }
+    scene.woken();
+    (scene, all)
+}
+
+const LEVELS: [Level; 3] = [Level::Users, Level::Connections, Level::Occupancy];
+
+#[tokio::test(start_paused = true)]
+async fn a_channel_that_grows_tells_all_levels_of_each_mode_by_one_snapshot_and_goes_on() {
+    let (scene, mut watchers) = crowd(1, &LEVELS);
+    assert_eq!(scene.mirror.mode(), Mode::Full);
+    scene.mirror.hear(published("e", 0, vec![set(10, 1), set(11, 1)]));
+    assert_eq!(scene.mirror.mode(), Mode::Net);
+    assert!(scene.woken());
+    for watcher in &mut watchers {
+        assert_eq!(watcher.next(&scene), "snapshot mode 2 of 3", "what changed is part of it");
+        assert_eq!(watcher.next(&scene), "nothing");
+    }
+    // The whole is short now, and there are no names in it or in what follows.
+    scene.mirror.hear(published("e", 2, vec![set(12, 1), set(13, 1), set(14, 1)]));
+    scene.long_tick().await;
+    assert_eq!(scene.mirror.mode(), Mode::Occupancy);
+    for watcher in &mut watchers {
+        assert_eq!(watcher.next(&scene), "snapshot mode 5 of 6");
+    }
+    scene.long_tick().await;
+    scene.mirror.hear(published("e", 5, vec![set(15, 1)]));
+    for watcher in &mut watchers {
+        assert_eq!(watcher.next(&scene), "5-6 +0 ~0 -0");
+        assert_eq!(watcher.occupancy.connections, 7);
+    }
+    // A state that nobody is shown is no frame.
+    scene.long_tick().await;
+    scene.mirror.hear(published("e", 6, vec![set(15, 2)]));
+    assert!(watchers.iter_mut().all(|watcher| watcher.next(&scene) == "nothing"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_channel_that_shrinks_goes_back_below_half_and_not_before_its_mode_has_lasted() {
+    let (scene, mut watchers) = crowd(6, &[Level::Users]);
+    assert_eq!(scene.mirror.mode(), Mode::Occupancy, "the watcher counts too, and begins in it");
+    scene.mirror.hear(published("e", 0, vec![gone(0), gone(1), gone(2)]));
+    scene.long_tick().await;
+    assert_eq!(watchers[0].next(&scene), "0-3 +0 ~0 -0");
+    assert_eq!(scene.mirror.run_errands(), None, "3 is not below half of 5");
+    scene.mirror.hear(published("e", 3, vec![gone(3)]));
+    scene.long_tick().await;
+    assert_eq!(watchers[0].next(&scene), "3-4 +0 ~0 -0");
+    assert_eq!(scene.mirror.mode(), Mode::Occupancy, "it began a moment ago");
+    let at = scene.mirror.run_errands().expect("the keeper looks again");
+    tokio::time::sleep_until(at).await;
+    scene.woken();
+    scene.mirror.run_errands();
+    assert!(scene.woken());
+    assert_eq!(scene.mirror.mode(), Mode::Net);
+    assert_eq!(watchers[0].next(&scene), "snapshot mode 4 of 2", "with the list again");
+    scene.mirror.hear(published("e", 4, vec![gone(4), gone(5)]));
+    scene.long_tick().await;
+    assert_eq!(watchers[0].next(&scene), "4-6 +0 ~0 -2");
+    tokio::time::advance(HOLD).await;
+    scene.mirror.run_errands();
+    assert_eq!(watchers[0].next(&scene), "snapshot mode 6 of 0");
+    assert_eq!(scene.mirror.mode(), Mode::Full);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_load_that_sways_about_a_bound_does_not_change_the_mode_again_and_again() {
+    let (scene, mut watchers) = crowd(2, &[Level::Users]);
+    let mut number = 0;
+    let mut turns = 0;
+    for round in 0..200_u16 {
+        let change = if round % 2 == 0 { set(7, 1) } else { gone(7) };
+        scene.mirror.hear(published("e", number, vec![change]));
+        number += 1;
+        scene.long_tick().await;
+        turns += usize::from(watchers[0].next(&scene).contains("mode"));
+    }
+    assert_eq!((turns, scene.mirror.mode()), (1, Mode::Net));
+}
+
+#[tokio::test(start_paused = true)]
+async fn watchers_who_come_and_go_change_the_mode_though_nobody_joins() {
+    let scene = Scene::within(FEW);
+    assert!(!scene.read(reading("e", Some(0), &[(1, 0), (2, 0)])));
+    let mut ann = scene.watch(Level::Users, None, None);
+    ann.next(&scene);
+    scene.mirror.run_errands();
+    assert_eq!(scene.mirror.mode(), Mode::Full);
+    let mut ben = scene.watch(Level::Users, None, None);
+    scene.mirror.run_errands();
+    assert_eq!(ann.next(&scene), "snapshot mode 0 of 2");
+    assert_eq!(ben.next(&scene), "snapshot  0 of 2", "who begins begins in the mode that is");
+    scene.mirror.detach(Level::Users, &scene.wake);
+    tokio::time::advance(HOLD).await;
+    scene.mirror.run_errands();
+    assert_eq!(scene.mirror.mode(), Mode::Net, "two are not below half of two");
+    scene.mirror.hear(published("e", 0, vec![gone(1), gone(2)]));
+    scene.long_tick().await;
+    assert_eq!(ann.next(&scene), "snapshot mode 2 of 0");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_larger_the_longer_the_ticks_and_the_first_change_after_silence_is_told_at_once() {
+    for (count, mode, least) in [(2, Mode::Full, 100), (4, Mode::Net, 250), (7, Mode::Occupancy, 500)] {
+        let (scene, mut watchers) = crowd(count, &[Level::Users]);
+        scene.long_tick().await;
+        watchers[0].next(&scene);
+        scene.long_tick().await;
+        assert_eq!(scene.mirror.mode(), mode);
+        // A device more changes the counts and no load.
+        let device =
+            |n: u16| Change::Set { connection: id(n), user: user(0), since: 1, changed: 1, payload: payload(1) };
+        scene.mirror.hear(published("e", 0, vec![device(100)]));
+        assert!(watchers[0].next(&scene).starts_with("0-1"), "at once");
+        scene.mirror.hear(published("e", 1, vec![device(101)]));
+        tokio::time::advance(std::time::Duration::from_millis(least - 1)).await;
+        scene.mirror.run_errands();
+        assert_eq!(watchers[0].next(&scene), "nothing");
+        tokio::time::advance(std::time::Duration::from_millis(1)).await;
+        scene.mirror.run_errands();
+        assert!(watchers[0].next(&scene).starts_with("1-2"), "after a tick");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_comes_back_with_since_goes_on_where_there_are_lists_and_begins_anew_where_there_are_none() {
+    for (count, told) in [(4, "0-1 +1 ~0 -0"), (7, "snapshot  1 of 8")] {
+        let (scene, mut watchers) = crowd(count, &[Level::Users]);
+        scene.long_tick().await;
+        watchers[0].next(&scene);
+        scene.long_tick().await;
+        scene.mirror.hear(published("e", 0, vec![set(100, 1)]));
+        let mut again = scene.watch(Level::Users, None, Some(version("e", 0)));
+        assert_eq!(again.next(&scene), told);
+        assert_eq!(again.next(&scene), "nothing");
+        let mut counts = scene.watch(Level::Occupancy, None, Some(version("e", 0)));
+        assert_eq!(counts.next(&scene), "0-1 +0 ~0 -0");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_list_that_is_still_being_read_is_given_up_when_there_are_lists_no_more() {
+    let (scene, mut watchers) = crowd(1, &[Level::Users]);
+    scene.mirror.hear(published("e", 0, vec![set(10, 1), set(11, 1)]));
+    assert!(!scene.mirror.has_no_list_for(&watchers[0].cursor));
+    assert_eq!(watchers[0].next(&scene), "snapshot mode 2 of 3");
+    assert!(!scene.mirror.has_no_list_for(&watchers[0].cursor));
+    scene.mirror.hear(published("e", 2, vec![set(12, 1), set(13, 1), set(14, 1)]));
+    scene.long_tick().await;
+    assert!(scene.mirror.has_no_list_for(&watchers[0].cursor));
+    scene.mirror.give_up(&mut watchers[0].cursor);
+    assert_eq!(watchers[0].next(&scene), "snapshot mode 5 of 6");
+    assert!(!scene.mirror.has_no_list_for(&watchers[0].cursor));
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_looks_late_learns_of_the_mode_though_changes_come_all_the_time_and_slow_readers_have_a_copy() {
+    let (scene, mut watchers) = crowd(1, &[Level::Users, Level::Users, Level::Users]);
+    // One has a copy from before, and reads it for minutes.
+    let number = more_than_the_ring(&scene, 0).await;
+    assert!(watchers[0].next(&scene).starts_with("snapshot slow"));
+    scene.mirror.hear(published("e", number, vec![set(10, 1), set(11, 1)]));
+    scene.tick().await;
+    scene.mirror.hear(published("e", number + 2, vec![set(12, 1)]));
+    // Something waits for its tick, and will at any other time too.
+    assert_eq!(watchers[1].next(&scene), format!("snapshot mode {} of 4", number + 2));
+    scene.long_tick().await;
+    assert_eq!(watchers[1].next(&scene), format!("{}-{} +1 ~0 -0", number + 2, number + 3));
+    // Much later it is another copy, for the same reason, and the slow one is not given the old one either.
+    let mut at = number + 3;
+    for round in 0..80 {
+        scene.mirror.hear(published("e", at, vec![set(12, round)]));
+        scene.long_tick().await;
+        at += 1;
+    }
+    for index in [2, 0] {
+        let watcher = &mut watchers[index];
+        assert_eq!(watcher.next(&scene), format!("snapshot mode {at} of 5"));
+    }
 }

@@ -12,6 +12,7 @@ use crate::{
     domain::{
         level::Level,
         member::{Occupancy, Reason},
+        mode::Mode,
         name::{ChannelName, ConnectionId, UserName},
         person::Choice,
         settings::MAX_GRACE_MS,
@@ -128,6 +129,8 @@ struct WatchShape {
 struct SinceShape {
     epoch: String,
     version: u64,
+    #[serde(default)]
+    mode: Mode,
 }
 
 #[derive(Deserialize)]
@@ -239,6 +242,8 @@ pub fn read(text: &str) -> Result<(Option<u64>, Request), Fault> {
         "watch" => {
             let WatchShape { channel, level, since } = shape(object).map_err(bad)?;
             let since = since.map(shape::<SinceShape>).transpose().map_err(|why| bad(format!("`since`: {why}")))?;
+            // Without a list there is nothing to go on from where lists are told.
+            let since = since.filter(|since| since.mode.has_lists() || level == Level::Occupancy);
             let since = since.map(|since| Version { epoch: Epoch::new(&since.epoch), number: since.version });
             Request::Watch { channel: channel.0, level, since }
         }
@@ -368,6 +373,7 @@ enum Event<'a> {
     Snapshot {
         channel: &'a ChannelName,
         level: Level,
+        mode: Mode,
         epoch: &'a Epoch,
         version: u64,
         #[serde(skip_serializing_if = "Option::is_none")]
@@ -380,6 +386,7 @@ enum Event<'a> {
     },
     Delta {
         channel: &'a ChannelName,
+        mode: Mode,
         epoch: &'a Epoch,
         #[serde(skip_serializing_if = "Option::is_none")]
         from_epoch: Option<&'a Epoch>,
@@ -420,6 +427,7 @@ pub fn delta(channel: &ChannelName, frame: &Frame) -> Bytes {
     };
     encode(&Event::Delta {
         channel,
+        mode: frame.mode,
         epoch: &frame.to.epoch,
         from_epoch: (frame.from.epoch != frame.to.epoch).then_some(&frame.from.epoch),
         from: frame.from.number,
@@ -434,15 +442,16 @@ pub fn delta(channel: &ChannelName, frame: &Frame) -> Bytes {
 
 /// The whole, in pages of one version.
 pub fn snapshot(channel: &ChannelName, snapshot: &Snapshot, cause: Option<Cause>) -> Vec<Bytes> {
-    let (level, entries) = match &snapshot.whole {
-        Whole::Users(members) => (Level::Users, Some(entries(members))),
-        Whole::Connections(connections) => (Level::Connections, Some(entries(connections))),
-        Whole::Occupancy => (Level::Occupancy, None),
+    let entries = match &snapshot.whole {
+        Whole::Users(members) => Some(entries(members)),
+        Whole::Connections(connections) => Some(entries(connections)),
+        Whole::Occupancy => None,
     };
     let page = |members: Option<&[Box<serde_json::value::RawValue>]>, more| {
         encode(&Event::Snapshot {
             channel,
-            level,
+            level: snapshot.level,
+            mode: snapshot.mode,
             epoch: &snapshot.version.epoch,
             version: snapshot.version.number,
             members: members.map(|members| members.iter().map(AsRef::as_ref).collect()),

@@ -2,8 +2,6 @@
 
 use std::time::Duration;
 
-use serde_json::json;
-
 use super::{Client, OpError};
 
 impl Client {
@@ -31,9 +29,7 @@ impl Client {
     /// Asks for each watch again, with the `since` of the last frame that was read.
     pub async fn watch_again(&self) -> Result<(), OpError> {
         for (channel, view) in self.views() {
-            let (epoch, version) = view.version();
-            let since = view.is_complete().then(|| json!({"epoch": epoch, "version": version}));
-            self.watch_since(&channel, view.level(), since).await?;
+            self.watch_since(&channel, view.level(), view.since()).await?;
         }
         Ok(())
     }

@@ -53,6 +53,12 @@ impl Client {
                     if frame["more"] == true {
                         continue;
                     }
+                    if frame["mode"] == "occupancy" {
+                        // Nobody is named any more, and nothing is told of anybody until there is a list again.
+                        pages.clear();
+                        there.remove(&channel);
+                        continue;
+                    }
                     let now = mem::take(pages);
                     if let Some(before) = there.insert(channel.clone(), now.clone()) {
                         now.difference(&before).for_each(|user| tell(user, "join"));

@@ -1,0 +1,101 @@
+//! How a mirror tells its watchers of changes: in which mode, and how long a tick is.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::domain::mode::{Bounds, Mode};
+
+/// A mode lasts at least for so long before the channel goes back to the one before: whoever leaves in a crowd may be back soon, and each change of
+/// mode sends the list to everybody.
+pub(super) const HOLD: Duration = Duration::from_secs(5);
+/// The least and the most time between two frames of a level, in each mode.
+const FULL: [Duration; 2] = [Duration::from_millis(10), Duration::from_millis(100)];
+const NET: [Duration; 2] = [Duration::from_millis(250), Duration::from_millis(500)];
+const OCCUPANCY: [Duration; 2] = [Duration::from_millis(500), Duration::from_secs(1)];
+/// The longest tick in the full mode.
+#[cfg(test)]
+pub(super) const TICK_MOST: Duration = FULL[1];
+/// So many watchers and connections make a tick a millisecond longer.
+const COST: usize = 20;
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Pace {
+    bounds: Bounds,
+    mode: Mode,
+    since: Option<Instant>,
+}
+
+impl Pace {
+    pub fn new(bounds: Bounds) -> Self {
+        Self { bounds, mode: Mode::default(), since: None }
+    }
+
+    pub fn mode(&self) -> Mode {
+        self.mode
+    }
+
+    /// The mode in which a channel of this load begins: nobody has been shown anything yet.
+    pub fn begin(&mut self, load: u64, now: Instant) {
+        (self.mode, self.since) = (Mode::of(load, self.bounds), Some(now));
+    }
+
+    /// The mode to go over to now, if it is another one. A larger one at once, for it protects; a smaller one not before the present one has lasted.
+    pub fn due(&self, load: u64, now: Instant) -> Option<Mode> {
+        let next = self.mode.next(load, self.bounds);
+        (next > self.mode || (next < self.mode && self.down_at() <= Some(now))).then_some(next)
+    }
+
+    /// When to look again: there may be a way back then.
+    pub fn due_at(&self, load: u64) -> Option<Instant> {
+        self.down_at().filter(|_| self.mode.next(load, self.bounds) < self.mode)
+    }
+
+    fn down_at(&self) -> Option<Instant> {
+        self.since.map(|since| since + HOLD)
+    }
+
+    pub fn change(&mut self, mode: Mode, now: Instant) {
+        (self.mode, self.since) = (mode, Some(now));
+    }
+
+    /// The time between two frames grows with what a frame costs, and with how near the channel is to being large: a crowd that comes to it should not be
+    /// told by hundreds of frames how it became one.
+    pub fn tick(&self, load: u64, watchers: usize, connections: usize) -> Duration {
+        let [least, most] = match self.mode {
+            Mode::Full => FULL,
+            Mode::Net => NET,
+            Mode::Occupancy => OCCUPANCY,
+        };
+        let cost = ((watchers + connections) / COST) as u64;
+        // A storm's load grows with the square of who has come, so the time grows with its root: at a quarter of the bound it is the longest.
+        let near = (load.saturating_mul(4 * 10_000) / self.bounds.net_above).isqrt();
+        let grown = if self.mode == Mode::Full { cost.max(near) } else { cost };
+        (least + Duration::from_millis(grown)).min(most)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ticks_grow_from_ten_milliseconds_with_the_root_of_the_load_and_with_each_mode() {
+        let mut pace = Pace::new(Bounds { net_above: 50_000, occupancy_above: 5_000_000 });
+        let mut tick = |members: usize, watchers: usize| {
+            let load = (members * watchers) as u64;
+            pace.begin(load, Instant::now());
+            (pace.mode(), pace.tick(load, watchers, members).as_millis())
+        };
+        assert_eq!(tick(0, 0), (Mode::Full, 10));
+        assert_eq!(tick(5, 5), (Mode::Full, 14));
+        assert_eq!(tick(50, 50), (Mode::Full, 54));
+        assert_eq!(tick(2_000, 1), (Mode::Full, 100));
+        assert_eq!(tick(200, 200), (Mode::Full, 100));
+        assert_eq!(tick(300, 300), (Mode::Net, 280));
+        assert_eq!(tick(2_000, 2_000), (Mode::Net, 450));
+        assert_eq!(tick(3_000, 3_000), (Mode::Occupancy, 800));
+        assert_eq!(tick(100_000, 10_000), (Mode::Occupancy, 1_000));
+    }
+}
