@@ -5,7 +5,8 @@ mod harness;
 use std::time::Duration;
 
 use futures_util::{StreamExt as _, future::join_all, stream};
-use harness::{DEADLINE, Instance, Names, Onlooker, Redis, Rest, Seen, holds_within, segment};
+use harness::{Client, DEADLINE, Instance, Names, Onlooker, Redis, Rest, Seen, holds_within, segment};
+use serde_json::{Value, json};
 use tokio::time::{Instant, sleep_until};
 
 const ROOM: &str = "room:crowd";
@@ -14,6 +15,11 @@ const AT_ONCE: usize = 32;
 
 fn name(number: usize) -> String {
     format!("person-{number:05}")
+}
+
+fn users_of(page: &Value) -> Vec<String> {
+    let members = page["members"].as_array().expect("a page has members");
+    members.iter().map(|member| member["user"].as_str().expect("a user").to_owned()).collect()
 }
 
 /// A crowd whose sockets are open, spread over the instances of one Redis.
@@ -160,4 +166,16 @@ async fn ten_thousand_join_a_channel_that_all_of_them_watch_in_two_hundred_frame
     for instance in &storm.instances {
         assert_eq!(storm.pages(&instance.rest()).await, all);
     }
+    // The native door has the pages too.
+    let asks = Client::hello_as(&storm.instances[3].url(), "late").await;
+    let (mut users, mut get) = (Vec::new(), json!({"op": "get", "channel": ROOM, "members": true, "limit": 1_000}));
+    loop {
+        let page = asks.op(get.clone()).await.unwrap();
+        users.extend(users_of(&page));
+        if page["next"].is_null() {
+            break;
+        }
+        get["cursor"] = page["next"].clone();
+    }
+    assert_eq!(Names::of(users.iter().map(String::as_str)), all);
 }

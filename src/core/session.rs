@@ -373,6 +373,19 @@ impl Session {
         Err(forbidden(format!("this token may not watch `{channel}`; `can.watch` names what it may")))
     }
 
+    /// Whether the caller may ask who is in a channel.
+    ///
+    /// # Errors
+    /// [`Code::Forbidden`].
+    pub fn may_list(&self, channel: &ChannelName) -> Result<(), Error> {
+        self.may_watch(channel)?;
+        let most = self.core.settings.namespace(channel).and_then(|namespace| namespace.level);
+        if most == Some(Level::Occupancy) {
+            return Err(forbidden(format!("clients are told how many are in `{channel}`, and not who")));
+        }
+        Ok(())
+    }
+
     /// Whether the caller may ask for a user.
     ///
     /// # Errors

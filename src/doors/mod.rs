@@ -3,8 +3,10 @@
 pub mod audit;
 pub mod bucket;
 pub mod credentials;
+mod cursor;
 pub mod gate;
 pub mod hub;
+mod listing;
 pub mod ops;
 pub mod outbox;
 pub mod page;

@@ -2,7 +2,6 @@
 
 mod body;
 mod channels;
-mod cursor;
 mod development;
 mod etag;
 mod members;
@@ -13,13 +12,8 @@ mod users;
 
 use actix_web::{HttpResponse, Resource, Route, guard, http::Method, web};
 
-use super::problem::Problem;
+use super::{cursor, listing, listing::MOST, problem::Problem};
 use crate::core::Code;
-
-/// How many entries a page has where nothing is said.
-const PAGE: usize = 100;
-/// How many it has at most, and how many names a query.
-const MOST: usize = 1_000;
 
 pub(super) const GET: &[Method] = &[Method::GET, Method::HEAD];
 const GET_POST: &[Method] = &[Method::GET, Method::HEAD, Method::POST];

@@ -5,7 +5,7 @@ use std::future::{Ready, ready};
 use actix_web::{FromRequest, HttpRequest, dev::Payload, web};
 use serde::{Deserialize, de::DeserializeOwned};
 
-use super::{MOST, PAGE, cursor, path};
+use super::{cursor, listing, path};
 use crate::{
     domain::name::{ChannelName, NameError},
     doors::problem::Problem,
@@ -58,7 +58,7 @@ pub struct Page {
 impl Page {
     /// How many entries at most.
     pub fn limit(&self) -> Result<usize, Problem> {
-        limit(self.limit)
+        Ok(listing::limit(self.limit)?)
     }
 
     /// What the names begin with; empty for all.
@@ -73,15 +73,6 @@ impl Page {
 
     /// The name before the page.
     pub fn after(&self) -> Result<Option<String>, Problem> {
-        self.cursor.as_deref().map(cursor::name).transpose()
-    }
-}
-
-/// How many entries a page has.
-pub fn limit(asked: Option<usize>) -> Result<usize, Problem> {
-    match asked {
-        None => Ok(PAGE),
-        Some(limit) if (1..=MOST).contains(&limit) => Ok(limit),
-        Some(_) => Err(Problem::bad_request(format!("the query: `limit` is from 1 to {MOST}"))),
+        Ok(self.cursor.as_deref().map(cursor::name).transpose()?)
     }
 }

@@ -10,6 +10,7 @@ use crate::{
     domain::name::{ChannelName, UserName},
     doors::{
         Doors,
+        listing::Page,
         wire::{ChannelShape, UserStatusShape},
     },
 };
@@ -28,6 +29,22 @@ pub async fn channel(doors: &Doors, session: &Session, channel: &ChannelName) ->
     let counts = doors.core.counts(std::slice::from_ref(channel)).await?;
     let count = counts.first().expect("every channel that was asked for is answered");
     Ok(to_raw_value(&ChannelShape::new(channel, count)).expect("counts are JSON"))
+}
+
+/// The body of `GET /v1/channels/{channel}/members`.
+///
+/// # Errors
+/// Not allowed, no such page, or not available.
+pub async fn members(
+    doors: &Doors,
+    session: &Session,
+    channel: &ChannelName,
+    limit: Option<usize>,
+    cursor: Option<&str>,
+) -> Result<Box<RawValue>, Error> {
+    session.may_list(channel)?;
+    let page = Page::of(doors, channel, limit, cursor).await?;
+    Ok(to_raw_value(&page.body()).expect("members are JSON"))
 }
 
 /// The body of `POST /v1/users/query`, as others see these users; oneself is told the truth.

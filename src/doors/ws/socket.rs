@@ -412,6 +412,10 @@ impl Socket {
                 let found = answers::channel(&doors, &session, &channel).await;
                 Finished { session: Some(session), answer: body(id, found) }
             }),
+            Request::GetMembers { channel, limit, cursor } => self.ask(move |doors, session| async move {
+                let found = answers::members(&doors, &session, &channel, limit, cursor.as_deref()).await;
+                Finished { session: Some(session), answer: body(id, found) }
+            }),
             Request::GetUsers { users } => self.ask(move |doors, session| async move {
                 let found = answers::users(&doors, &session, &users).await;
                 Finished { session: Some(session), answer: body(id, found) }

@@ -57,6 +57,8 @@ pub enum Request {
     Unwatch { channel: ChannelName },
     /// Ask about a channel.
     GetChannel { channel: ChannelName },
+    /// Ask who is in a channel, page by page.
+    GetMembers { channel: ChannelName, limit: Option<usize>, cursor: Option<String> },
     /// Ask about users.
     GetUsers { users: Vec<UserName> },
     /// A fresh token.
@@ -144,6 +146,10 @@ struct ChannelShape {
 struct GetShape {
     channel: Option<Channel>,
     users: Option<Vec<UserName>>,
+    #[serde(default)]
+    members: bool,
+    limit: Option<usize>,
+    cursor: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -248,14 +254,22 @@ pub fn read(text: &str) -> Result<(Option<u64>, Request), Fault> {
             Request::Watch { channel: channel.0, level, since }
         }
         "unwatch" => Request::Unwatch { channel: shape::<ChannelShape>(object).map_err(bad)?.channel.0 },
-        "get" => match shape(object).map_err(bad)? {
-            GetShape { channel: Some(channel), users: None } => Request::GetChannel { channel: channel.0 },
-            GetShape { channel: None, users: Some(users) } if users.len() > MOST_USERS => {
-                return Err(refuse(id, Code::TooLarge, format!("`users` has at most {MOST_USERS} names")));
+        "get" => {
+            let GetShape { channel, users, members, limit, cursor } = shape(object).map_err(bad)?;
+            if !members && (limit.is_some() || cursor.is_some()) {
+                return Err(bad("`limit` and `cursor` belong to a list; add \"members\":true".into()));
             }
-            GetShape { channel: None, users: Some(users) } => Request::GetUsers { users },
-            _ => return Err(bad("`get` asks for one `channel` or for `users`".into())),
-        },
+            match (channel, users) {
+                (Some(channel), None) if members => Request::GetMembers { channel: channel.0, limit, cursor },
+                (Some(channel), None) => Request::GetChannel { channel: channel.0 },
+                (None, Some(_)) if members => return Err(bad("`members` are those of a `channel`".into())),
+                (None, Some(users)) if users.len() > MOST_USERS => {
+                    return Err(refuse(id, Code::TooLarge, format!("`users` has at most {MOST_USERS} names")));
+                }
+                (None, Some(users)) => Request::GetUsers { users },
+                _ => return Err(bad("`get` asks for one `channel` or for `users`".into())),
+            }
+        }
         "refresh" => Request::Refresh { token: shape::<RefreshShape>(object).map_err(bad)?.token },
         "ping" => shape::<NothingShape>(object).map(|_| Request::Ping).map_err(bad)?,
         "bye" => shape::<NothingShape>(object).map(|_| Request::Bye).map_err(bad)?,

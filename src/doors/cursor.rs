@@ -3,11 +3,11 @@
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 
 use crate::{
+    core::{Code, Error},
     domain::{
         name::NAME_BYTES,
         version::{Epoch, Version},
     },
-    doors::problem::Problem,
 };
 
 fn wrap(kind: char, text: &str) -> String {
@@ -20,8 +20,8 @@ fn peel(kind: char, cursor: &str) -> Option<String> {
     text.strip_prefix(kind).map(str::to_owned)
 }
 
-fn refused() -> Problem {
-    Problem::bad_request("the query: `cursor` is none that was given out for this list")
+fn refused() -> Error {
+    Error::new(Code::BadRequest, "`cursor` is none that was given out for this list")
 }
 
 /// A cursor behind a name in an ordered list of names.
@@ -30,7 +30,7 @@ pub fn after_name(name: &str) -> String {
 }
 
 /// The name that a cursor stands behind.
-pub fn name(cursor: &str) -> Result<String, Problem> {
+pub fn name(cursor: &str) -> Result<String, Error> {
     peel('n', cursor).filter(|name| !name.is_empty() && name.len() <= NAME_BYTES).ok_or_else(refused)
 }
 
@@ -51,7 +51,7 @@ impl Place {
     }
 
     /// Reads back [`Place::to_cursor`].
-    pub fn parse(cursor: &str) -> Result<Self, Problem> {
+    pub fn parse(cursor: &str) -> Result<Self, Error> {
         let text = peel('m', cursor).ok_or_else(refused)?;
         let mut parts = text.splitn(3, ':');
         let mut part = || parts.next().ok_or_else(refused);
