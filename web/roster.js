@@ -8,13 +8,20 @@ export class Roster {
   occupancy = { users: 0, connections: 0 };
   epoch = null;
   version = null;
+  mode = "full";
   #pages = null;
   // Between asking for a snapshot and having its last page, deltas belong to nothing that could be shown.
   #waiting = true;
 
   /** The point from which a watch may go on, or undefined when there is none. */
   get since() {
-    return this.epoch === null || this.#waiting ? undefined : { epoch: this.epoch, version: this.version };
+    if (this.epoch === null || this.#waiting) return undefined;
+    return { epoch: this.epoch, version: this.version, mode: this.mode };
+  }
+
+  /** Whether the channel is too large for a list: how many are there is known, and nobody's name. */
+  get isTooLarge() {
+    return this.mode === "occupancy";
   }
 
   /** A new snapshot has been asked for; until it is complete the old picture stays and deltas are passed over. */
@@ -32,8 +39,9 @@ export class Roster {
   }
 
   #snapshot(frame) {
-    if (this.#pages?.epoch !== frame.epoch || this.#pages?.version !== frame.version) {
-      this.#pages = { epoch: frame.epoch, version: frame.version, members: new Map() };
+    const { epoch, version, mode } = frame;
+    if (this.#pages?.epoch !== epoch || this.#pages.version !== version || this.#pages.mode !== mode) {
+      this.#pages = { epoch, version, mode, members: new Map() };
     }
     for (const member of frame.members ?? []) this.#pages.members.set(member.user, member);
     if (frame.more) return "page";
@@ -46,6 +54,8 @@ export class Roster {
 
   #delta(frame) {
     if (this.#waiting || this.#pages) return "waiting";
+    // A list ends and begins with a snapshot.
+    if ((frame.mode === "occupancy") !== this.isTooLarge) return "gap";
     if (frame.epoch === this.epoch && frame.to <= this.version) return "known";
     if ((frame.from_epoch ?? frame.epoch) !== this.epoch || frame.from !== this.version) return "gap";
     for (const { user } of frame.leave ?? []) this.members.delete(user);
@@ -58,6 +68,7 @@ export class Roster {
   #reached(frame, version) {
     this.epoch = frame.epoch;
     this.version = version;
+    this.mode = frame.mode ?? this.mode;
     this.occupancy = frame.occupancy ?? this.occupancy;
   }
 }

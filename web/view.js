@@ -56,7 +56,7 @@ export class MemberList {
     byId("connections").textContent = known ? connections : "–";
     byId("connections-word").textContent = connections === 1 ? "connection" : "connections";
     byId("empty").hidden = roster.members.size > 0;
-    byId("empty").textContent = known ? "Nobody yet. Switch somebody on." : "Nothing is known yet.";
+    byId("empty").textContent = emptyWords(known, roster.isTooLarge);
     byId("more").hidden = roster.members.size <= ROWS;
     byId("more").textContent = `and ${roster.members.size - ROWS} more`;
     byId("version").textContent =
@@ -89,6 +89,11 @@ export class MemberList {
       time.title = `here since ${since.toLocaleString()}`;
     }
   }
+}
+
+function emptyWords(known, isTooLarge) {
+  if (!known) return "Nothing is known yet.";
+  return isTooLarge ? "Too many for a list. The server counts them here and lists them in pages." : "Nobody yet. Switch somebody on.";
 }
 
 function people(list, words) {
@@ -124,7 +129,8 @@ export class Log {
     if (frame.event === "snapshot") {
       const pages = frame.more ? ", more to come" : "";
       const cause = frame.cause ? `, because: ${frame.cause}` : "";
-      const here = `${count(frame.occupancy?.users ?? 0, "person", "people")} here${cause}${pages}`;
+      const list = frame.mode === "occupancy" ? ", too many for a list" : "";
+      const here = `${count(frame.occupancy?.users ?? 0, "person", "people")} here${list}${cause}${pages}`;
       this.#add("snapshot", here, `${frame.version}`, text);
     } else if (frame.event === "delta") {
       const kinds = ["join", "leave", "update"].filter((kind) => frame[kind]?.length);

@@ -299,6 +299,27 @@ test("after a restart of the server everybody comes back without being asked", L
   }
 });
 
+test("a channel that is too large for a list is counted, and listed again when it is small", LIMIT, async () => {
+  const small = { ROLLCALL__PRESENCE__NET_ABOVE: "1", ROLLCALL__PRESENCE__OCCUPANCY_ABOVE: "2" };
+  const crowded = await startServer(small);
+  try {
+    const page = await visit(room(), { address: crowded.address });
+    await live(page);
+    for (const name of ["Ann", "Ben"]) await press(page, name, "present");
+    await shows(page, ["Ann", "Ben"], 2, 2);
+    await press(page, "Zoe", "present");
+    await shows(page, [], 3, 3);
+    assert.match(await page.locator("#empty").textContent(), /Too many for a list/);
+    await eventually("the log says why", async () => (await log(page)).at(-1), "3 people here, too many for a list, because: mode");
+    for (const name of ["Ann", "Ben", "Zoe"]) await press(page, name, "leave");
+    await shows(page, [], 0, 0);
+    await eventually("a list again", () => page.locator("#empty").textContent(), "Nobody yet. Switch somebody on.");
+    await page.close();
+  } finally {
+    await crowded.stop();
+  }
+});
+
 test("without development mode the page asks for tokens and works with those that are pasted", LIMIT, async () => {
   const user = "O'Neil;$(x)";
   const token = async (query) => (await (await fetch(`${server.address}/dev/token${query}`)).json()).token;
