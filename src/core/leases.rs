@@ -70,10 +70,8 @@ impl Core {
         state: Map<String, Value>,
         ttl_ms: u64,
     ) -> Result<Version, Error> {
+        self.settings.check_presence(channel)?;
         let namespace = self.settings.namespace(channel);
-        if namespace.is_some_and(|namespace| !namespace.presence) {
-            return Err(Error::new(Code::Forbidden, format!("presence is not available in `{channel}`")));
-        }
         state::check(&state, self.settings.limits.state_bytes)?;
         let state = serde_json::value::to_raw_value(&state).expect("a map of JSON values is JSON");
         let limit = namespace.and_then(|namespace| namespace.max_members);

@@ -71,8 +71,10 @@ impl Core {
     /// The counts of channels, in the order asked.
     ///
     /// # Errors
-    /// [`Code::Unavailable`](super::Code::Unavailable) when the store is away and this instance knows nothing of one of them.
+    /// [`Code::Unavailable`](super::Code::Unavailable) when the store is away and this instance knows nothing of one of them;
+    /// [`Code::Forbidden`](super::Code::Forbidden) where one of them has no presence.
     pub async fn counts(&self, channels: &[ChannelName]) -> Result<Vec<Count>, Error> {
+        channels.iter().try_for_each(|channel| self.settings.check_presence(channel))?;
         let rosters = channels.iter().cloned().map(RosterKey::Channel);
         match self.reach_of(rosters, self.store.counts(channels)).await {
             Ok(counted) => Ok(counted
@@ -92,8 +94,10 @@ impl Core {
     /// Everybody in a channel at one version.
     ///
     /// # Errors
-    /// [`Code::Unavailable`](super::Code::Unavailable) when the store is away and nobody here watches the channel.
+    /// [`Code::Unavailable`](super::Code::Unavailable) when the store is away and nobody here watches the channel;
+    /// [`Code::Forbidden`](super::Code::Forbidden) where it has no presence.
     pub async fn listing(&self, channel: &ChannelName) -> Result<Listing, Error> {
+        self.settings.check_presence(channel)?;
         let roster = RosterKey::Channel(channel.clone());
         let (version, roll, stale) = match self.reach_of([roster.clone()], self.store.read(&roster)).await {
             Ok(reading) => (reading.version(), roll_of(&reading), reading.settling),

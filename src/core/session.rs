@@ -368,7 +368,7 @@ impl Session {
     pub fn may_watch(&self, channel: &ChannelName) -> Result<(), Error> {
         let can = self.can(channel);
         if allows(&can.watch, channel.as_str()) {
-            return Ok(());
+            return self.core.settings.check_presence(channel);
         }
         Err(forbidden(format!("this token may not watch `{channel}`; `can.watch` names what it may")))
     }
@@ -421,10 +421,8 @@ impl Session {
         if watch.is_some() {
             self.may_watch(&channel)?;
         }
+        self.core.settings.check_presence(&channel)?;
         let namespace = self.core.settings.namespace(&channel);
-        if namespace.is_some_and(|namespace| !namespace.presence) {
-            return Err(forbidden(format!("presence is not available in `{channel}`")));
-        }
         if !state.is_empty() && namespace.is_some_and(|namespace| !namespace.client_state) {
             return Err(forbidden(format!("clients give no state in `{channel}`; the app server does")));
         }

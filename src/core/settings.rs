@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::error::{Code, Error};
 use crate::domain::{
     name::ChannelName,
     principal::Capabilities,
@@ -29,5 +30,21 @@ impl Settings {
     /// What differs for a channel.
     pub fn namespace(&self, channel: &ChannelName) -> Option<&Namespace> {
         Namespace::of(&self.namespaces, channel.as_str())
+    }
+
+    /// Whether one can be present in a channel at all.
+    pub fn has_presence(&self, channel: &ChannelName) -> bool {
+        self.namespace(channel).is_none_or(|namespace| namespace.presence)
+    }
+
+    /// Refuses a channel in which nobody can be present: an empty answer would say that just now nobody is.
+    ///
+    /// # Errors
+    /// [`Code::Forbidden`].
+    pub fn check_presence(&self, channel: &ChannelName) -> Result<(), Error> {
+        if self.has_presence(channel) {
+            return Ok(());
+        }
+        Err(Error::new(Code::Forbidden, format!("presence is not available in `{channel}`: its namespace has none")))
     }
 }

@@ -16,7 +16,7 @@ use actix_web::{
 
 use super::{Doors, problem::Problem, settings};
 use crate::{
-    core::Code,
+    core::{Code, Error},
     domain::{
         name::ChannelName,
         principal::{Grant, Scope, Server},
@@ -36,8 +36,26 @@ impl Caller {
     /// # Errors
     /// [`Code::Forbidden`].
     pub fn must_in(&self, scope: Scope, channel: &ChannelName) -> Result<(), Problem> {
+        Ok(self.may_in(scope, channel)?)
+    }
+
+    /// The same, for one of several things that are asked for at once.
+    ///
+    /// # Errors
+    /// [`Code::Forbidden`].
+    pub fn may_in(&self, scope: Scope, channel: &ChannelName) -> Result<(), Error> {
         let detail = || format!("this key lacks the scope `{}` for `{channel}`", scope_name(scope));
-        self.0.may(scope, Some(channel.as_str())).then_some(()).ok_or_else(|| Problem::new(Code::Forbidden, detail()))
+        self.0.may(scope, Some(channel.as_str())).then_some(()).ok_or_else(|| Error::new(Code::Forbidden, detail()))
+    }
+
+    /// Refuses unless `scope` covers anything at all.
+    ///
+    /// # Errors
+    /// [`Code::Forbidden`].
+    pub fn must_somewhere(&self, scope: Scope) -> Result<(), Problem> {
+        let detail = || format!("this key lacks the scope `{}`", scope_name(scope));
+        let has_it = self.0.grants.iter().any(|grant| grant.scope == scope);
+        has_it.then_some(()).ok_or_else(|| Problem::new(Code::Forbidden, detail()))
     }
 
     /// Refuses unless `scope` covers everything.

@@ -44,7 +44,10 @@ pub(super) async fn list(
 ) -> Result<HttpResponse, Problem> {
     caller.must(Scope::Read)?;
     let (names, next) = names(&doors, Index::Occupied, &page).await?;
-    let names: Vec<ChannelName> = names.iter().filter_map(|name| ChannelName::parse(name).ok()).collect();
+    // Where presence was switched off somebody may still be in the store for a while.
+    let settings = doors.core.settings();
+    let names = names.iter().filter_map(|name| ChannelName::parse(name).ok());
+    let names: Vec<ChannelName> = names.filter(|name| settings.has_presence(name)).collect();
     let counts = if names.is_empty() { Vec::new() } else { doors.core.counts(&names).await? };
     let stale = counts.iter().any(|count| count.stale);
     // Whoever left between the two questions makes no channel of nobody.

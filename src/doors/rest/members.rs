@@ -57,18 +57,18 @@ pub(super) struct Lease {
     ttl_ms: Number,
 }
 
-fn default_ttl() -> Number {
+pub(super) fn default_ttl() -> Number {
     TTL_MS.into()
 }
 
 /// The length as an integer within the bounds. JSON has one kind of number, in which `60000.0` is an integer too.
-fn ttl_ms(asked: &Number) -> Result<u64, Problem> {
+pub(super) fn ttl_ms(asked: &Number) -> Result<u64, String> {
     let integral = asked.as_f64().filter(|number| number.fract() == 0.0 && *number >= 0.0);
     // A cast of what is out of range gives the nearest, which is out of bounds as well.
     let ttl_ms = asked.as_u64().or(integral.map(|number| number as u64)).filter(|ttl_ms| TTLS_MS.contains(ttl_ms));
     ttl_ms.ok_or_else(|| {
         let (least, most) = (TTLS_MS.start(), TTLS_MS.end());
-        Problem::bad_request(format!("the body: `ttl_ms` is an integer from {least} to {most}"))
+        format!("`ttl_ms` is an integer from {least} to {most}")
     })
 }
 
@@ -80,7 +80,8 @@ pub(super) async fn put(
     doors: web::Data<Doors>,
 ) -> Result<HttpResponse, Problem> {
     caller.must_in(Scope::Write, &channel)?;
-    let version = doors.core.lease(&channel, &user, lease.state, ttl_ms(&lease.ttl_ms)?).await?;
+    let ttl_ms = ttl_ms(&lease.ttl_ms).map_err(|why| Problem::bad_request(format!("the body: {why}")))?;
+    let version = doors.core.lease(&channel, &user, lease.state, ttl_ms).await?;
     Ok(HttpResponse::NoContent().insert_header((ETAG, Tag::of(&version).as_str())).finish())
 }
 

@@ -4,6 +4,7 @@ mod body;
 mod channels;
 mod development;
 mod etag;
+mod heartbeats;
 mod members;
 mod path;
 mod query;
@@ -16,6 +17,7 @@ use super::{cursor, listing, listing::MOST, problem::Problem};
 use crate::core::Code;
 
 pub(super) const GET: &[Method] = &[Method::GET, Method::HEAD];
+pub(super) const POST: &[Method] = &[Method::POST];
 const GET_POST: &[Method] = &[Method::GET, Method::HEAD, Method::POST];
 const GET_POST_PATCH_DELETE: &[Method] = &[Method::GET, Method::HEAD, Method::POST, Method::PATCH, Method::DELETE];
 const PUT_DELETE: &[Method] = &[Method::PUT, Method::DELETE];
@@ -49,6 +51,7 @@ pub fn routes(cfg: &mut web::ServiceConfig) {
             .route(web::patch().to(users::change))
             .route(web::delete().to(users::forget)),
     )
+    .service(resource("/v1/heartbeats", POST).route(web::post().to(heartbeats::beat)))
     .service(resource("/v1/stats", GET).route(get().to(stats::with_key)))
     .service(resource("/dev/token", GET).route(get().to(development::token)))
     .default_service(web::to(no_such_route));
