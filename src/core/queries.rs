@@ -188,6 +188,22 @@ impl Core {
         self.reach(self.store.thaw(name)).await.map_err(|error| self.refuse(error))
     }
 
+    /// Keeps a text for the first who withdraws it, on any instance, for `ttl_ms`.
+    ///
+    /// # Errors
+    /// [`Code::Unavailable`](super::Code::Unavailable).
+    pub async fn deposit(&self, name: &str, text: &str, ttl_ms: u64) -> Result<(), Error> {
+        self.reach(self.store.deposit(name, text, ttl_ms)).await.map_err(|error| self.refuse(error))
+    }
+
+    /// Takes it out.
+    ///
+    /// # Errors
+    /// [`Code::Unavailable`](super::Code::Unavailable).
+    pub async fn withdraw(&self, name: &str) -> Result<Option<String>, Error> {
+        self.reach(self.store.withdraw(name)).await.map_err(|error| self.refuse(error))
+    }
+
     /// Asks the whole store, unless a part of it is known not to answer: then whoever asks is told at once.
     async fn reach<T>(&self, call: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
         Self::unless(self.pulses.iter().any(|pulse| pulse.is_down()), call).await

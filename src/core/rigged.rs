@@ -16,7 +16,7 @@ use crate::{
         roster::{Generation, Outcome, Row},
     },
     store::{
-        Audited, Counted, Index, Numbers, PartitionId, Person, Reading, Renewed, Store, StoreError, Totals,
+        Audited, Counted, Index, Inside, Numbers, PartitionId, Person, Reading, Renewed, Store, StoreError, Totals,
         memory::{Memory, MemoryFeed},
     },
 };
@@ -173,6 +173,10 @@ impl Store for Rigged {
         self.memory.counts(channels).await
     }
 
+    async fn inside(&self, channels: &[ChannelName]) -> Result<Vec<Inside>, StoreError> {
+        self.memory.inside(channels).await
+    }
+
     async fn people(&self, users: &[UserName]) -> Result<Vec<Person>, StoreError> {
         self.memory.people(users).await
     }
@@ -197,5 +201,13 @@ impl Store for Rigged {
 
     async fn thaw(&self, name: &str) -> Result<Option<String>, StoreError> {
         self.memory.thaw(name).await
+    }
+
+    async fn deposit(&self, name: &str, text: &str, ttl_ms: u64) -> Result<(), StoreError> {
+        self.memory.deposit(name, text, ttl_ms).await
+    }
+
+    async fn withdraw(&self, name: &str) -> Result<Option<String>, StoreError> {
+        self.memory.withdraw(name).await
     }
 }

@@ -1,7 +1,7 @@
 //! Presence in the memory of one process: the rules themselves, behind a lock. For a single instance without Redis, and for tests.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{BTreeSet, HashMap, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
 };
 
@@ -9,8 +9,8 @@ use async_trait::async_trait;
 use tokio::time::Instant;
 
 use super::{
-    Audited, Counted, Feed, FeedEvent, Index, Numbers, PartitionId, Person, Reading, Renewed, Store, StoreError,
-    Totals, queue::Queue,
+    Audited, Counted, Feed, FeedEvent, Index, Inside, Numbers, PartitionId, Person, Reading, Renewed, Store,
+    StoreError, Totals, queue::Queue,
 };
 use crate::domain::{
     chance,
@@ -27,6 +27,8 @@ const QUEUE: usize = 4096;
 const FROZEN_MS: u64 = 60_000;
 /// How many frozen texts are kept; the oldest make room.
 const FROZEN_MOST: usize = 1024;
+/// How many deposits are kept; the oldest make room.
+const DEPOSITS_MOST: usize = 4096;
 /// How many rosters a call of `audit` looks at.
 const AUDIT_PAGE: usize = 100;
 const DAY_MS: u64 = 86_400_000;
@@ -46,6 +48,7 @@ struct Inner {
     #[cfg(test)]
     ahead_ms: i64,
     frozen: VecDeque<(u64, String, String)>,
+    deposits: VecDeque<(u64, String, String)>,
     feeds: Vec<Weak<MemoryFeed>>,
 }
 
@@ -76,6 +79,7 @@ impl Memory {
                 #[cfg(test)]
                 ahead_ms: 0,
                 frozen: VecDeque::new(),
+                deposits: VecDeque::new(),
                 feeds: Vec::new(),
             }),
         });
@@ -273,6 +277,17 @@ impl Store for Memory {
         Ok(channels.iter().map(count).collect())
     }
 
+    async fn inside(&self, channels: &[ChannelName]) -> Result<Vec<Inside>, StoreError> {
+        let inner = self.lock();
+        let (_, settling) = inner.partition.epoch().expect("begun when the store was opened");
+        let inside = |channel: &ChannelName| {
+            let rows = inner.partition.rows(&RosterKey::Channel(channel.clone())).into_iter().flatten();
+            let users: BTreeSet<&UserName> = rows.map(|(_, row)| &row.user).collect();
+            Inside { settling, users: users.into_iter().cloned().collect() }
+        };
+        Ok(channels.iter().map(inside).collect())
+    }
+
     async fn people(&self, users: &[UserName]) -> Result<Vec<Person>, StoreError> {
         let inner = self.lock();
         let long_ago = wall_now_ms().saturating_sub(self.last_seen_ms);
@@ -353,6 +368,24 @@ impl Store for Memory {
         let inner = self.lock();
         let kept = inner.frozen.iter().find(|(ends, kept, _)| *ends > now && kept == name);
         Ok(kept.map(|(_, _, text)| text.clone()))
+    }
+
+    async fn deposit(&self, name: &str, text: &str, ttl_ms: u64) -> Result<(), StoreError> {
+        let now = self.host_ms();
+        let mut inner = self.lock();
+        inner.deposits.retain(|(ends, kept, _)| *ends > now && kept != name);
+        if inner.deposits.len() >= DEPOSITS_MOST {
+            inner.deposits.pop_front();
+        }
+        inner.deposits.push_back((now.saturating_add(ttl_ms), name.to_owned(), text.to_owned()));
+        Ok(())
+    }
+
+    async fn withdraw(&self, name: &str) -> Result<Option<String>, StoreError> {
+        let now = self.host_ms();
+        let mut inner = self.lock();
+        let at = inner.deposits.iter().position(|(ends, kept, _)| *ends > now && kept == name);
+        Ok(at.and_then(|at| inner.deposits.remove(at)).map(|(_, _, text)| text))
     }
 }
 

@@ -86,6 +86,15 @@ pub struct Counted {
     pub occupancy: Occupancy,
 }
 
+/// Who is in a channel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Inside {
+    /// Whether the epoch settles.
+    pub settling: bool,
+    /// The users, in no order.
+    pub users: Vec<UserName>,
+}
+
 /// A user as the store knows it.
 #[derive(Debug, Clone)]
 pub struct Person {
@@ -180,6 +189,9 @@ pub trait Store: Send + Sync + 'static {
     /// The counts of channels.
     async fn counts(&self, channels: &[ChannelName]) -> Result<Vec<Counted>, StoreError>;
 
+    /// Who is in channels, each user once for a channel, in no order.
+    async fn inside(&self, channels: &[ChannelName]) -> Result<Vec<Inside>, StoreError>;
+
     /// Users with their connections.
     async fn people(&self, users: &[UserName]) -> Result<Vec<Person>, StoreError>;
 
@@ -200,6 +212,12 @@ pub trait Store: Send + Sync + 'static {
 
     /// Reads back what [`Store::freeze`] kept, if it is still there.
     async fn thaw(&self, name: &str) -> Result<Option<String>, StoreError>;
+
+    /// Keeps a text for `ttl_ms` for the first who withdraws it, on whichever instance.
+    async fn deposit(&self, name: &str, text: &str, ttl_ms: u64) -> Result<(), StoreError>;
+
+    /// Takes out what [`Store::deposit`] kept: of all who try, over all instances, one gets it.
+    async fn withdraw(&self, name: &str) -> Result<Option<String>, StoreError>;
 }
 
 /// What a feed hands on.

@@ -3,7 +3,7 @@
 use rollcall::{
     domain::{
         member::{Occupancy, Reason},
-        name::{ChannelName, RosterKey},
+        name::{ChannelName, RosterKey, UserName},
         partition::{Refusal, Sweep},
         person::Record,
         roster::{Ask, Change, Control, Entry, Keep, Outcome, Published, Stay},
@@ -59,6 +59,8 @@ suite! {
     whoever_holds_one_of_several_devices_is_told_of_the_others
     it_is_noted_once_a_minute_that_somebody_is_active
     what_is_frozen_can_be_thawed
+    what_is_deposited_is_withdrawn_once_and_in_time
+    who_is_inside_of_channels_is_told_once_for_each
     a_feed_tells_of_what_is_followed_and_of_nothing_else
     the_held_set_is_read_in_pages
     an_audit_finds_nothing_wrong
@@ -565,6 +567,40 @@ async fn what_is_frozen_can_be_thawed(w: World) {
     assert_eq!(w.store.thaw("x").await.unwrap(), None);
     w.store.freeze("x", "page").await.unwrap();
     assert_eq!(w.store.thaw("x").await.unwrap().as_deref(), Some("page"));
+}
+
+async fn what_is_deposited_is_withdrawn_once_and_in_time(w: World) {
+    assert_eq!(w.store.withdraw("x").await.unwrap(), None);
+    w.store.deposit("x", "first", 60_000).await.unwrap();
+    w.store.deposit("x", "second", 60_000).await.unwrap();
+    // Both ask at the same moment, and one gets it.
+    let (one, two) = tokio::join!(w.store.withdraw("x"), w.store.withdraw("x"));
+    let found: Vec<String> = [one.unwrap(), two.unwrap()].into_iter().flatten().collect();
+    assert_eq!(found, ["second"]);
+    w.store.deposit("y", "brief", 1).await.unwrap();
+    tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    assert_eq!(w.store.withdraw("y").await.unwrap(), None);
+    // A frozen text is another thing than a deposit of another name.
+    w.store.freeze("z", "page").await.unwrap();
+    assert_eq!(w.store.thaw("z").await.unwrap().as_deref(), Some("page"));
+}
+
+async fn who_is_inside_of_channels_is_told_once_for_each(w: World) {
+    let (one, two) = (channel("one"), channel("two"));
+    w.ask(&one, &id("a"), enter(1, "ann", "{}")).await;
+    w.ask(&one, &id("b"), enter(1, "ann", "{}")).await;
+    w.ask(&one, &id("c"), enter(1, "ben", "{}")).await;
+    w.ask(&two, &id("d"), enter(1, "zoe", "{}")).await;
+    let names = ["two", "nobody", "one"].map(|name| ChannelName::parse(name).unwrap());
+    let inside = w.store.inside(&names).await.unwrap();
+    let users = |at: usize| {
+        let mut users: Vec<&str> = inside[at].users.iter().map(UserName::as_str).collect();
+        users.sort_unstable();
+        users
+    };
+    assert_eq!((users(0), users(1), users(2)), (vec!["zoe"], vec![], vec!["ann", "ben"]));
+    assert!(inside.iter().all(|one| !one.settling));
+    assert_eq!(w.store.inside(&[]).await.unwrap(), []);
 }
 
 async fn a_feed_tells_of_what_is_followed_and_of_nothing_else(w: World) {

@@ -29,8 +29,8 @@ use self::{
     topology::{Node, Topology, Turn},
 };
 use super::{
-    Audited, Counted, Index, Numbers, PartitionId, Person, Reading, Renewed, Settings, Store, StoreError, Totals,
-    address::Kind,
+    Audited, Counted, Index, Inside, Numbers, PartitionId, Person, Reading, Renewed, Settings, Store, StoreError,
+    Totals, address::Kind,
 };
 use crate::domain::{
     name::{ChannelName, ConnectionId, RosterKey, UserName},
@@ -393,6 +393,10 @@ impl Store for Redis {
         self.read_counts(channels).await
     }
 
+    async fn inside(&self, channels: &[ChannelName]) -> Result<Vec<Inside>, StoreError> {
+        self.read_inside(channels).await
+    }
+
     async fn people(&self, users: &[UserName]) -> Result<Vec<Person>, StoreError> {
         self.read_people(users).await
     }
@@ -419,5 +423,15 @@ impl Store for Redis {
     async fn thaw(&self, name: &str) -> Result<Option<String>, StoreError> {
         let (partition, key) = self.frozen_at(name);
         self.command(partition, redis::cmd("GET").arg(key)).await
+    }
+
+    async fn deposit(&self, name: &str, text: &str, ttl_ms: u64) -> Result<(), StoreError> {
+        let (partition, key) = self.frozen_at(name);
+        self.command(partition, redis::cmd("SET").arg(key).arg(text).arg("PX").arg(ttl_ms)).await
+    }
+
+    async fn withdraw(&self, name: &str) -> Result<Option<String>, StoreError> {
+        let (partition, key) = self.frozen_at(name);
+        self.command(partition, redis::cmd("GETDEL").arg(key)).await
     }
 }

@@ -21,7 +21,7 @@ use crate::{
         time::wall_now_ms,
         version::{Epoch, Version},
     },
-    store::{Counted, Index, Numbers, PartitionId, Person, Reading, Store as _, StoreError, Totals},
+    store::{Counted, Index, Inside, Numbers, PartitionId, Person, Reading, Store as _, StoreError, Totals},
 };
 
 /// How many keys or fields one MULTI asks for: each blocks Redis for about a millisecond at most.
@@ -240,6 +240,23 @@ impl Redis {
                     settling: head.settling,
                     occupancy: Occupancy { users: answers.next()?, connections: answers.next()? },
                 })
+            },
+        )
+        .await
+    }
+
+    pub(super) async fn read_inside(&self, channels: &[ChannelName]) -> Result<Vec<Inside>, StoreError> {
+        let rosters: Vec<RosterKey> = channels.iter().cloned().map(RosterKey::Channel).collect();
+        self.spread(
+            &rosters,
+            |roster| self.partition_of(roster),
+            |pipe, partition, roster| {
+                pipe.cmd("HKEYS").arg(self.keys.partition(partition).users(&roster.to_string()));
+            },
+            |head, answers, _| {
+                let names: Vec<Vec<u8>> = answers.next()?;
+                let read = |name: Vec<u8>| UserName::parse(std::str::from_utf8(&name).ok()?).ok();
+                Ok(Inside { settling: head.settling, users: names.into_iter().filter_map(read).collect() })
             },
         )
         .await
