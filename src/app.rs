@@ -20,7 +20,7 @@ use crate::{
     config::Settings,
     core::{self, Core},
     domain::{partition::Terms, principal::Capabilities},
-    doors::{Doors, audit::Audit, credentials, gate::Gate, ops, page, request, rest, ws},
+    doors::{Doors, audit::Audit, credentials, gate::Gate, ops, page, request, rest, sse, tickets, ws},
     metrics::Metrics,
     store::{Feed, Store, memory::Memory, redis::Redis},
 };
@@ -79,6 +79,7 @@ impl Application {
             server: settings.server.clone(),
             limits: settings.limits.clone(),
             audit: Audit::default(),
+            tickets: tickets::Desk::default(),
             gate: Gate::new(settings.server.max_connections, settings.limits.connections_per_address),
             is_development,
             draining,
@@ -95,11 +96,15 @@ impl Application {
                     .wrap(from_fn(request::observe))
                     .configure(ops::routes)
                     .configure(ws::routes)
+                    .configure(sse::routes)
+                    .configure(tickets::routes)
                     .configure(page::routes)
                     .configure(rest::routes)
             })
             .max_connections(settings.server.max_connections)
             .h1_write_buffer_size(WRITE_BUFFER)
+            // Who has closed its half waits for no answer; a stream of events would not notice until it is written to.
+            .h1_allow_half_closed(false)
             .shutdown_timeout(LAST_REQUESTS_S)
             .disable_signals()
         };

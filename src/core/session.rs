@@ -238,6 +238,8 @@ pub struct Session {
     unconfirmed: bool,
     is_over: bool,
     standing: Standing,
+    /// An app server's, who sees what it asks for: the levels of namespaces are for clients.
+    is_of_server: bool,
 }
 
 impl Session {
@@ -260,6 +262,7 @@ impl Session {
             unconfirmed: false,
             is_over: false,
             standing: Standing::new(),
+            is_of_server: false,
         };
         let mut take = 1;
         let mut resumed = false;
@@ -281,6 +284,12 @@ impl Session {
             grace_ms: session.grace_ms(None, None),
         };
         Ok((session, welcome))
+    }
+
+    /// The same for an app server, to whom the levels of namespaces do not apply.
+    pub fn of_server(mut self) -> Self {
+        self.is_of_server = true;
+        self
     }
 
     /// The connection.
@@ -516,7 +525,8 @@ impl Session {
         since: Option<Version>,
         wake: &Arc<dyn Wake>,
     ) -> Watch {
-        let most = self.core.settings.namespace(&channel).and_then(|namespace| namespace.level);
+        let namespace = self.core.settings.namespace(&channel).filter(|_| !self.is_of_server);
+        let most = namespace.and_then(|namespace| namespace.level);
         let level = match (level, most) {
             (_, Some(Level::Occupancy)) => Level::Occupancy,
             (Level::Connections, Some(Level::Users)) => Level::Users,

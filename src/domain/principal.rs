@@ -42,7 +42,7 @@ pub fn allows(patterns: &[Pattern], name: &str) -> bool {
 }
 
 /// A client whose token was checked.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Principal {
     /// Who is present; none for a connection that only watches.
     pub user: Option<UserName>,
@@ -75,7 +75,7 @@ pub enum Scope {
 }
 
 /// One scope of an API key, narrowed to channels where a pattern is given.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Grant {
     /// What may be done.
     pub scope: Scope,
@@ -84,7 +84,7 @@ pub struct Grant {
 }
 
 /// An app server whose API key was checked, or anybody in development mode.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Server {
     /// The key's name, for logs.
     pub name: Arc<str>,

@@ -18,6 +18,11 @@ impl Bucket {
         Self { between: Duration::from_secs(1) / per_second.max(1), full_at: now }
     }
 
+    /// Whether nothing is missing.
+    pub fn is_full(&self, now: Instant) -> bool {
+        self.full_at <= now
+    }
+
     /// Takes one; 0, or after how many milliseconds there will be one.
     pub fn take(&mut self, now: Instant) -> u64 {
         let full_at = self.full_at.max(now) + self.between;

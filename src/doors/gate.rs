@@ -6,6 +6,9 @@ use std::{
     sync::{Arc, Mutex, MutexGuard},
 };
 
+use super::problem::Problem;
+use crate::core::{Code, Error};
+
 /// Counts the open sockets of an instance.
 #[derive(Debug)]
 pub struct Gate {
@@ -27,6 +30,15 @@ pub enum Crowded {
     Instance,
     /// The address has.
     Address,
+}
+
+impl From<Crowded> for Problem {
+    fn from(crowded: Crowded) -> Self {
+        match crowded {
+            Crowded::Instance => Error::unavailable("this instance has as many sockets as it may have").into(),
+            Crowded::Address => Self::new(Code::RateLimited, "this address has as many sockets as it may have"),
+        }
+    }
 }
 
 /// A place for one socket, given back when dropped.

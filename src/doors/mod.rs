@@ -2,6 +2,7 @@
 
 pub mod audit;
 pub mod bucket;
+pub mod cors;
 pub mod credentials;
 mod cursor;
 pub mod gate;
@@ -10,10 +11,13 @@ mod listing;
 pub mod ops;
 pub mod outbox;
 pub mod page;
+pub mod pass;
 pub mod problem;
 pub mod request;
 pub mod rest;
 pub mod settings;
+pub mod sse;
+pub mod tickets;
 pub mod wire;
 pub mod ws;
 
@@ -41,6 +45,8 @@ pub struct Doors {
     pub limits: Limits,
     /// Notes who was turned away.
     pub audit: audit::Audit,
+    /// How fast clients ask for tickets.
+    pub tickets: tickets::Desk,
     /// How many sockets may be open.
     pub gate: Arc<gate::Gate>,
     /// Development mode: REST asks for no key, foreign hosts are refused.

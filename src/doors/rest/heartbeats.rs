@@ -96,8 +96,7 @@ pub(super) async fn beat(
     caller.must_somewhere(Scope::Write)?;
     let beats: Vec<Result<Beat, Error>> = heartbeats.into_iter().map(|heartbeat| read(&caller, heartbeat)).collect();
     let results = carry_out(&doors, beats).await;
-    let is_unavailable =
-        |result: &Result<Version, Error>| matches!(result, Err(Error { code: Code::Unavailable, .. }));
+    let is_unavailable = |result: &Result<Version, Error>| matches!(result, Err(Error { code: Code::Unavailable, .. }));
     if let Some(Err(error)) = results.first()
         && results.iter().all(is_unavailable)
     {

@@ -11,6 +11,10 @@ mod query;
 pub(super) mod stats;
 mod users;
 
+pub(super) use self::{
+    body::Body,
+    query::{Nothing, Query},
+};
 use actix_web::{HttpResponse, Resource, Route, guard, http::Method, web};
 
 use super::{cursor, listing, listing::MOST, problem::Problem};

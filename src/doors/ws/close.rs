@@ -4,7 +4,7 @@ use crate::domain::member::Reason;
 
 /// Close codes, with what they are called in the metrics and the sentence that the client gets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Close {
+pub(in crate::doors) enum Close {
     Bye,
     Malformed,
     Binary,
@@ -48,7 +48,7 @@ impl Close {
     ];
 
     /// The code, the name in the metrics, and the sentence.
-    pub(super) fn parts(self) -> (u16, &'static str, &'static str) {
+    pub(in crate::doors) fn parts(self) -> (u16, &'static str, &'static str) {
         match self {
             Self::Bye => (1000, "bye", "goodbye"),
             Self::Malformed => (1002, "malformed", "not a WebSocket frame"),
@@ -71,7 +71,7 @@ impl Close {
     }
 
     /// How the session ends with the socket: with a reason at once, or, without one, after its grace.
-    pub(super) fn reason(self) -> Option<Reason> {
+    pub(in crate::doors) fn reason(self) -> Option<Reason> {
         match self {
             Self::Bye => Some(Reason::Left),
             Self::TokenExpired => Some(Reason::Expired),

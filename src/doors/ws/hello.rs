@@ -12,7 +12,7 @@ use crate::{
     auth,
     core::{Code, Error, Hello, HelloError, Reply, ResumeClaim, Session},
     domain::time::wall_now_ms,
-    doors::Doors,
+    doors::{Doors, pass},
 };
 
 /// Checks the token and opens the session.
@@ -59,16 +59,8 @@ pub(super) async fn refresh(doors: Data<Doors>, mut session: Session, id: Option
     Finished { session: Some(session), answer }
 }
 
-/// What a client is told of a refused token, and how the socket of a hello closes. Our reason is logged, theirs says what to do.
+/// What a client is told of a refused token, and how the socket of a hello closes.
 fn token_error(doors: &Doors, error: &auth::Error) -> (Error, Close) {
-    doors.audit.token_refused(error);
-    match error {
-        auth::Error::Expired => {
-            (Error::new(Code::TokenExpired, "the token has expired; get a fresh one"), Close::TokenExpired)
-        }
-        auth::Error::NotYetValid => {
-            (Error::new(Code::Unauthorized, "the token is not valid yet; compare the clocks"), Close::Unauthorized)
-        }
-        _ => (Error::new(Code::Unauthorized, "the token does not hold here; get a new one"), Close::Unauthorized),
-    }
+    let close = if matches!(error, auth::Error::Expired) { Close::TokenExpired } else { Close::Unauthorized };
+    (pass::refusal(doors, error), close)
 }

@@ -15,8 +15,9 @@ use actix_web::{
 };
 use tracing::Instrument as _;
 
-use self::{close::Close, socket::Socket};
-use super::{Doors, credentials, gate::Crowded, problem::Problem, rest};
+pub(super) use self::close::Close;
+use self::socket::Socket;
+use super::{Doors, credentials, problem::Problem, rest};
 use crate::{
     core::{Code, Error},
     metrics::{Metrics, from_zero},
@@ -53,10 +54,7 @@ async fn open(request: HttpRequest, body: web::Payload, doors: web::Data<Doors>)
         return Err(Problem::bad_request("with an Origin the token comes in the hello, not in a header"));
     }
     let address = credentials::client_address(&request, &doors.server);
-    let permit = doors.gate.enter(address).map_err(|crowded| match crowded {
-        Crowded::Instance => Problem::from(Error::unavailable("this instance has as many sockets as it may have")),
-        Crowded::Address => Problem::new(Code::RateLimited, "this address has as many sockets as it may have"),
-    })?;
+    let permit = doors.gate.enter(address)?;
     let accepted = transport::accept(&request, body, PROTOCOL, doors.limits.frame_bytes);
     let (response, receiver, sender) =
         accepted.map_err(|refused| Problem::of_http(StatusCode::BAD_REQUEST, refused.to_string()))?;
