@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 
 use super::{
     rigged::{Rigged, TERMS},
-    simulation::{Line, Log},
+    simulation::{Line, Log, hello},
     *,
 };
 use crate::{
@@ -12,7 +12,7 @@ use crate::{
         member::Reason,
         name::{ChannelName, ConnectionId, RosterKey, UserName},
         partition::{Batch, Renewal},
-        principal::{Capabilities, Principal},
+        principal::Capabilities,
         roster::{Ask, Body, Entry, Generation, Keep, Stay},
         settings::{Limits, Presence},
         version::Epoch,
@@ -91,17 +91,7 @@ impl Scene {
     }
 
     async fn hello(&self, resume: Option<ResumeClaim>) -> Result<(Session, Welcome), HelloError> {
-        let principal = Principal {
-            user: Some(user()),
-            expires_at_ms: u64::MAX,
-            issued_at_ms: None,
-            token_id: None,
-            info: None,
-            grace_ms: None,
-            can: None,
-            channels: Arc::new([]),
-        };
-        Session::open(&self.core, Hello { principal, resume, device: None, present: true }).await
+        Session::open(&self.core, hello(Some(&user()), resume)).await
     }
 
     async fn joined(&self) -> (Session, Welcome) {

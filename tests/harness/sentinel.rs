@@ -26,9 +26,7 @@ impl Sentinels {
             let more = ["--repl-diskless-sync-delay", "0", "--masteruser", name, "--masterauth", password];
             launch.arguments.extend(more.map(str::to_owned));
             let server = Redis::launch(launch).await;
-            server
-                .command(&["ACL", "SETUSER", name, "on", &format!(">{password}"), "+psync", "+replconf", "+ping"])
-                .await;
+            admit_replica(&server).await;
             server
         };
         let (first, second) = tokio::join!(launch(Launch::default()), launch(second));
@@ -82,10 +80,7 @@ impl Sentinels {
     pub async fn start_again(&mut self, place: usize) {
         self.servers[place].start_again().await;
         let server = &self.servers[place];
-        let [name, password] = REPLICA;
-        let password = format!(">{password}");
-        let user = ["ACL", "SETUSER", name, "on", &password, "+psync", "+replconf", "+ping"];
-        eventually(DEADLINE, async || server.try_command(&user).await.is_ok()).await;
+        admit_replica(server).await;
         let is_replica =
             async || server.replicates("role", "slave").await && server.replicates("master_link_status", "up").await;
         eventually(2 * DEADLINE, is_replica).await;
@@ -152,4 +147,13 @@ impl Sentinels {
         .await;
         self.until_master(place).await;
     }
+}
+
+/// Lets the other server replicate this one, under the name by which that is forbidden later.
+async fn admit_replica(server: &Redis) {
+    let [name, password] = REPLICA;
+    let password = format!(">{password}");
+    let user = ["ACL", "SETUSER", name, "on", &password, "+psync", "+replconf", "+ping"];
+    // A Sentinel may just be closing the connections of a server that it has found again.
+    eventually(DEADLINE, async || server.try_command(&user).await.is_ok()).await;
 }

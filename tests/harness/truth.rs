@@ -48,6 +48,28 @@ pub struct Truth {
     counts: BTreeMap<&'static str, usize>,
 }
 
+/// Whether a join is known to hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sure {
+    Yes,
+    /// Nobody has answered.
+    Unknown,
+}
+
+/// A connection that came back after its socket had broken.
+#[derive(Debug)]
+pub struct Back<'a> {
+    pub connection: &'a str,
+    /// Where it believed to be.
+    pub joined: BTreeMap<&'static str, Sure>,
+    /// Where it is, as the welcome says.
+    pub there: &'a [&'a str],
+    /// When its socket broke, and until when its places were kept at least.
+    pub broke: u64,
+    pub kept: u64,
+    pub at: u64,
+}
+
 impl Truth {
     /// Something was broken on purpose, or was still recovering, from then to then: nothing that has to be told needs to be told meanwhile.
     pub fn noise(&mut self, from: u64, to: u64) {
@@ -130,6 +152,29 @@ impl Truth {
         *self.comings.entry((channel.to_owned(), connection.to_owned())).or_default() += 1;
         self.mark(channel, connection, kept, Mark::Maybe);
         self.mark(channel, connection, at, Mark::Present);
+    }
+
+    /// A connection goes on. Returns where it is, and where it is not though it should be.
+    pub fn came_back(&mut self, back: Back<'_>, channels: &[&'static str]) -> (Vec<&'static str>, Vec<&'static str>) {
+        let Back { connection, joined, there, broke, kept, at } = back;
+        // Its grace was over: perhaps nobody had looked yet, or an older copy has brought it back.
+        let (is_late, kept) = (at >= kept, kept.max(broke));
+        let mut missing = Vec::new();
+        for (name, sure) in &joined {
+            match (there.contains(name), sure) {
+                (true, _) if is_late => self.came_back_late(name, connection, broke, kept, at),
+                (false, _) if is_late => self.lost(name, connection, broke, kept, at, 0),
+                (true, Sure::Unknown) => self.joined(name, connection, at),
+                (true, Sure::Yes) => {}
+                (false, Sure::Unknown) => self.will_have_left(name, connection, at, 0),
+                (false, Sure::Yes) => missing.push(*name),
+            }
+        }
+        // What nobody acknowledged may have happened all the same: the welcome says so.
+        for name in channels.iter().filter(|name| there.contains(name) && !joined.contains_key(*name)) {
+            self.joined(name, connection, at);
+        }
+        (channels.iter().copied().filter(|name| there.contains(name)).collect(), missing)
     }
 
     /// The connection broke at `broke` and did not come back: it stays until `kept`, and has left when `quiet` has passed in quiet since `from`.

@@ -7,7 +7,10 @@ use serde_json::{Value, json};
 use tokio::time::{sleep, timeout};
 
 use super::{
-    harness::{Client, OpError, token},
+    harness::{
+        Client, OpError, token,
+        truth::{Back, Sure},
+    },
     world::{CHANNELS, GRACE, RENEW, World},
 };
 
@@ -17,14 +20,6 @@ const PATIENCE: Duration = Duration::from_millis(6_500);
 const COMING: Duration = Duration::from_millis(2_500);
 /// What two clocks in two processes may be apart, milliseconds.
 const NEAR: u64 = 300;
-
-/// Whether a join is known to hold.
-#[derive(Clone, Copy, PartialEq)]
-enum Sure {
-    Yes,
-    /// Nobody has answered.
-    Unknown,
-}
 
 /// See the module.
 pub struct Person {
@@ -175,30 +170,14 @@ impl Person {
     /// The connection goes on, where the welcome says.
     fn back(&mut self, welcome: &Value) {
         let there: Vec<&str> = welcome["channels"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
-        let (id, now, kept) = (self.id(), self.now(), self.kept());
-        let is_late = now >= kept;
-        let world = self.world.clone();
-        let mut truth = world.truth.lock().unwrap();
-        for (name, sure) in std::mem::take(&mut self.joined) {
-            match (there.contains(&name), sure) {
-                (true, _) if is_late => truth.came_back_late(name, &id, self.broke, kept.max(self.broke), now),
-                (false, _) if is_late => truth.lost(name, &id, self.broke, kept.max(self.broke), now, 0),
-                (true, Sure::Unknown) => truth.joined(name, &id, now),
-                (true, Sure::Yes) => {}
-                (false, Sure::Unknown) => truth.will_have_left(name, &id, now, 0),
-                (false, Sure::Yes) => world.fault(format!("{} {id} came back and is not in {name}", self.user)),
-            }
-            if there.contains(&name) {
-                self.joined.insert(name, Sure::Yes);
-            }
+        let (connection, at, kept) = (self.id(), self.now(), self.kept());
+        let joined = std::mem::take(&mut self.joined);
+        let back = Back { connection: &connection, joined, there: &there, broke: self.broke, kept, at };
+        let (here, missing) = self.world.truth.lock().unwrap().came_back(back, &CHANNELS);
+        for name in missing {
+            self.world.fault(format!("{} {connection} came back and is not in {name}", self.user));
         }
-        // What nobody acknowledged may have happened all the same: the welcome says so.
-        for name in CHANNELS {
-            if there.contains(&name) && !self.joined.contains_key(name) {
-                truth.joined(name, &id, now);
-                self.joined.insert(name, Sure::Yes);
-            }
-        }
+        self.joined = here.into_iter().map(|name| (name, Sure::Yes)).collect();
     }
 
     /// Until when its places are kept, at least.

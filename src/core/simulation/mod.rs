@@ -30,6 +30,7 @@ pub(crate) use self::{
     line::{Line, Way},
     log::Log,
     nemesis::Fault,
+    world::hello,
 };
 use crate::domain::{chance, level::Level};
 

@@ -12,6 +12,7 @@ use tokio::{
 
 use super::{
     line::Way,
+    truth::{Back, Sure},
     world::{CHANNELS, GRACE, Instance, RENEW, World, channel, hello},
 };
 use crate::{
@@ -48,14 +49,6 @@ impl Drop for Attendant {
     fn drop(&mut self) {
         self.0.abort();
     }
-}
-
-/// Whether a join is known to hold.
-#[derive(Clone, Copy, PartialEq)]
-enum Sure {
-    Yes,
-    /// Nobody has answered.
-    Unknown,
 }
 
 /// See the module.
@@ -243,29 +236,16 @@ impl Person {
 
     /// The connection goes on, where the welcome says.
     fn back(&mut self, there: &[&str]) {
-        let (id, now, kept) = (self.id(), self.now(), self.kept());
-        // Its grace was over: perhaps nobody had looked yet, or an older copy has brought it back.
-        let is_late = now >= kept;
-        let world = self.world.clone();
-        let mut truth = world.truth.lock().unwrap();
-        for (name, sure) in std::mem::take(&mut self.joined) {
-            match (there.contains(&name), sure) {
-                (true, _) if is_late => truth.came_back_late(name, &id, self.broke, kept, now),
-                (false, _) if is_late => truth.lost(name, &id, self.broke, kept, now, 0),
-                (true, Sure::Unknown) => truth.joined(name, &id, now),
-                (true, Sure::Yes) => {}
-                (false, Sure::Unknown) => truth.will_have_left(name, &id, now, 0),
-                (false, Sure::Yes) => world.fault(format!("{} {id} came back and is not in {name}", self.user)),
-            }
-            if there.contains(&name) {
-                self.joined.insert(name, Sure::Yes);
-            }
+        let (connection, at, kept) = (self.id(), self.now(), self.kept());
+        let joined = std::mem::take(&mut self.joined);
+        let back = Back { connection: &connection, joined: joined.clone(), there, broke: self.broke, kept, at };
+        let (here, missing) = self.world.truth.lock().unwrap().came_back(back, &CHANNELS);
+        for name in missing {
+            self.world.fault(format!("{} {connection} came back and is not in {name}", self.user));
         }
-        // What nobody acknowledged may have happened all the same: the welcome says so.
-        for name in CHANNELS {
-            if there.contains(&name) && !self.joined.contains_key(name) {
-                truth.joined(name, &id, now);
-                self.joined.insert(name, Sure::Yes);
+        for name in here {
+            self.joined.insert(name, Sure::Yes);
+            if !joined.contains_key(name) {
                 self.states.insert(name, None);
             }
         }
