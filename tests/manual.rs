@@ -18,7 +18,7 @@ use tokio_tungstenite::{
 
 const MANUAL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/protocol.md");
 /// Different in every run.
-const DRAWN: [&str; 4] = ["epoch", "from_epoch", "connection", "resume"];
+const DRAWN: [&str; 5] = ["epoch", "from_epoch", "connection", "resume", "next"];
 const TIMES: [&str; 6] = ["time", "server_time", "since", "last_seen", "last_active", "retry_after_ms"];
 
 struct Speaker(WebSocketStream<MaybeTlsStream<TcpStream>>);
@@ -128,7 +128,9 @@ async fn the_conversation_in_the_manual_is_what_happens() {
             let mut frame: Value = serde_json::from_str(rest).unwrap_or_else(|error| panic!("{place}: {error}"));
             renew(&mut frame, user, &drawn);
             if record {
-                drawn.iter().for_each(|(then, now)| *line = line.replace(then, now));
+                // As a whole text, for what stood there may be a part of any word.
+                let quoted = |text: &String| format!("\"{text}\"");
+                drawn.iter().for_each(|(then, now)| *line = line.replace(&quoted(then), &quoted(now)));
             }
             speaker.0.send(Message::text(frame.to_string())).await.unwrap_or_else(|error| panic!("{place}: {error}"));
             sent += 1;
