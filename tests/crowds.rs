@@ -5,7 +5,9 @@ mod harness;
 use std::time::Duration;
 
 use futures_util::{StreamExt as _, future::join_all, stream};
-use harness::{Client, DEADLINE, Instance, Names, Onlooker, Redis, Rest, Seen, holds_within, segment};
+use harness::{
+    Client, DEADLINE, Instance, Level, Names, Onlooker, Redis, Rest, Seen, View, holds_within, segment, token,
+};
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep_until};
 
@@ -150,6 +152,89 @@ async fn a_thousand_of_whom_most_come_in_the_course_of_twelve_seconds_are_a_hund
     assert!(with.most() <= 100, "{} frames", with.most());
     assert!(without.most() > 100, "{} frames: this shows nothing of what modes are for", without.most());
     assert!(without.seen.iter().all(|seen| seen.mode == "full"));
+}
+
+/// Bounds that a handful reaches.
+const FEW: [(&str, &str); 2] = [("ROLLCALL__PRESENCE__NET_ABOVE", "4"), ("ROLLCALL__PRESENCE__OCCUPANCY_ABOVE", "12")];
+
+/// Brings in users, or takes them out.
+async fn put(rest: &Rest, users: std::ops::Range<usize>, there: bool) {
+    for number in users {
+        let path = format!("/v1/channels/{}/members/{}", segment(ROOM), name(number));
+        let answer = if there { rest.put(&path, json!({"ttl_ms": 120_000})).await } else { rest.delete(&path).await };
+        assert_eq!(answer.status, 204, "{}", answer.text);
+    }
+}
+
+/// What a watcher sees: the mode, the users of the list if there is one, and how many there are.
+fn sees(client: &Client) -> (String, Option<usize>, u64) {
+    let Some(view) = client.view(ROOM).filter(View::is_complete) else { return Default::default() };
+    let users = view.occupancy()["users"].as_u64().unwrap_or_default();
+    (view.mode().to_owned(), view.has_list().then(|| view.users().len()), users)
+}
+
+#[track_caller]
+fn sees_soon(client: &Client, mode: &str, list: Option<usize>, users: u64) -> impl Future<Output = ()> {
+    let wanted = (mode.to_owned(), list, users);
+    let place = std::panic::Location::caller();
+    async move {
+        let seen = holds_within(DEADLINE, async || sees(client) == wanted).await;
+        assert!(seen.is_some(), "at {place}: {:?} and not {wanted:?}", sees(client));
+    }
+}
+
+fn causes(client: &Client) -> Vec<Option<String>> {
+    client.view(ROOM).expect("it watches").watches.last().expect("it watches").causes.clone()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_channel_goes_through_the_modes_and_back_by_the_load_of_each_instance_and_whoever_moves_begins_in_that_of_the_other()
+ {
+    let redis = Redis::start().await;
+    let mut settings = redis.space();
+    settings.extend(FEW.map(|(name, value)| (name, value.to_owned())));
+    let (one, two) = tokio::join!(Instance::start(&settings), Instance::start(&settings));
+    let rest = two.rest();
+    let (ann, ben) = (Client::hello_as(&one.url(), "ann").await, Client::hello_as(&one.url(), "ben").await);
+    let cat = Client::hello_as(&two.url(), "cat").await;
+    ann.watch(ROOM, Level::Users).await.unwrap();
+    ben.watch(ROOM, Level::Connections).await.unwrap();
+    cat.watch(ROOM, Level::Occupancy).await.unwrap();
+    sees_soon(&ann, "full", Some(0), 0).await;
+    put(&rest, 0..4, true).await;
+    for watcher in [&ann, &ben] {
+        sees_soon(watcher, "net", Some(4), 4).await;
+        assert_eq!(causes(watcher), [None, Some("mode".to_owned())]);
+    }
+    sees_soon(&cat, "full", None, 4).await;
+    put(&rest, 4..8, true).await;
+    for watcher in [&ann, &ben] {
+        sees_soon(watcher, "occupancy", None, 8).await;
+        assert_eq!(causes(watcher).last(), Some(&Some("mode".to_owned())));
+    }
+    sees_soon(&cat, "net", None, 8).await;
+    let metrics = one.rest().get("/metrics").await.text;
+    for line in [r#"rollcall_mirrors_by_mode{mode="occupancy"} 1"#, r#"rollcall_mirrors_by_mode{mode="full"} 0"#] {
+        assert!(metrics.lines().any(|found| found == line), "{line}: {metrics}");
+    }
+    // A list can be asked for, and a change is told in numbers.
+    let list = ann.op(json!({"op": "get", "channel": ROOM, "members": true})).await.unwrap();
+    assert_eq!(users_of(&list).len(), 8);
+    put(&rest, 8..9, true).await;
+    sees_soon(&ann, "occupancy", None, 9).await;
+    // Her socket breaks. With the version of a frame that had no list she goes on where there are lists, and has one.
+    cat.unwatch(ROOM).await.unwrap();
+    let ann = ann.resume_on(&two.url(), &token("ann", json!({}))).await;
+    sees_soon(&ann, "net", Some(9), 9).await;
+    put(&rest, 8..9, false).await;
+    put(&rest, 4..8, false).await;
+    sees_soon(&ann, "net", Some(4), 4).await;
+    put(&rest, 1..4, false).await;
+    sees_soon(&ann, "full", Some(1), 1).await;
+    sees_soon(&ben, "full", Some(1), 1).await;
+    let ben = ben.resume_on(&two.url(), &token("ben", json!({}))).await;
+    sees_soon(&ben, "full", Some(1), 1).await;
+    assert_eq!(ben.snapshots(ROOM).last(), Some(&0), "with a list one goes on from the version");
 }
 
 /// Several processes, for one may have 20,000 files open at most.

@@ -151,6 +151,27 @@ pub async fn wrong_operations(at: &Instance) {
         (r#"{"id":5,"op":"unwatch","channel":"a"}"#.into(), json!(5), "conflict", "not watched"),
         (r#"{"id":5,"op":"get"}"#.into(), json!(5), "bad_request", "`get`"),
         (r#"{"id":5,"op":"get","channel":"a","users":["b"]}"#.into(), json!(5), "bad_request", "`get`"),
+        (r#"{"id":5,"op":"get","channel":"a","members":1}"#.into(), json!(5), "bad_request", "integer `1`"),
+        (r#"{"id":5,"op":"get","channel":"a","limit":5}"#.into(), json!(5), "bad_request", "`limit`"),
+        (r#"{"id":5,"op":"get","channel":"a","members":true,"limit":0}"#.into(), json!(5), "bad_request", "`limit`"),
+        (
+            r#"{"id":5,"op":"get","channel":"a","members":true,"limit":1e9}"#.into(),
+            json!(5),
+            "bad_request",
+            "1000000000",
+        ),
+        (
+            r#"{"id":5,"op":"get","channel":"a","members":true,"cursor":"bQ"}"#.into(),
+            json!(5),
+            "bad_request",
+            "`cursor`",
+        ),
+        (
+            json!({"id": 5, "op": "get", "channel": "a", "members": true, "cursor": &long}).to_string(),
+            json!(5),
+            "bad_request",
+            "`cursor`",
+        ),
         (json!({"id": 5, "op": "get", "users": many}).to_string(), json!(5), "too_large", "1000"),
         (r#"{"id":5,"op":"refresh","token":"x"}"#.into(), json!(5), "unauthorized", "token"),
         (r#"{"id":5,"op":"hello","token":"x"}"#.into(), json!(5), "bad_request", "already"),
@@ -215,6 +236,8 @@ pub async fn sizes_and_names(at: &Instance) {
         json!({"epoch": "x".repeat(50_000), "version": u64::MAX}),
         json!({"epoch": eve.view("sizes").unwrap().version().0, "version": u64::MAX}),
         json!({"epoch": eve.view("sizes").unwrap().version().0, "version": 0}),
+        // Who had no list begins with one.
+        json!({"epoch": eve.view("sizes").unwrap().version().0, "version": eve.view("sizes").unwrap().version().1, "mode": "occupancy"}),
     ] {
         let ben = Client::hello_as(&at.url(), "ben").await;
         ben.watch_since("sizes", Level::Users, Some(since)).await.unwrap();
@@ -225,6 +248,8 @@ pub async fn sizes_and_names(at: &Instance) {
         json!({"epoch": "a", "version": -1}),
         json!({"epoch": "a", "version": 1e30}),
         json!({"epoch": 1, "version": 1}),
+        json!({"epoch": "a", "version": 1, "mode": "loud"}),
+        json!({"epoch": "a", "version": 1, "mode": 7}),
         json!(7),
     ] {
         assert_eq!(eve.watch_since("sizes", Level::Users, Some(since)).await.unwrap_err().code, "bad_request");
