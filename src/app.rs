@@ -65,6 +65,7 @@ impl Application {
             presence: settings.presence.clone(),
             limits: settings.limits.clone(),
             namespaces: settings.namespace.clone(),
+            revocation_ms: u64::from(settings.auth.revocation_days) * 86_400_000,
             default_can: Arc::new(if is_development { Capabilities::all() } else { Capabilities::default() }),
         };
         let core = Core::start(store, feed, core_settings, metrics);

@@ -106,6 +106,8 @@ pub struct Metrics {
     pub settling: Family<Of, Gauge>,
     /// 1 while the store answers.
     pub store_up: Family<Of, Gauge>,
+    /// Bans and revocations that hold.
+    pub bars: Gauge,
     /// How long what the store publishes takes to be heard.
     pub feed_lag: Seconds,
     /// Times the feed was lost.
@@ -161,6 +163,7 @@ impl Metrics {
             epochs: of.add("epochs", "Times a new epoch was learnt", Counter::default()),
             settling: of.add("settling", "1 while the epoch settles", Family::default()),
             store_up: of.add("store_up", "1 while the store answers", Family::default()),
+            bars: of.add("bars", "Bans and revocations that hold", Gauge::default()),
             feed_lag: of.add("feed_lag_seconds", "Until what the store publishes is heard here", Seconds::default()),
             feed_lost: of.add("feed_lost", "Times the feed was lost", Counter::default()),
             registry: Registry::default(),

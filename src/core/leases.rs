@@ -214,7 +214,7 @@ async fn answered(answer: oneshot::Receiver<(Outcome, Beat)>) -> Result<(Outcome
 }
 
 /// One connection for each channel and user, the same on every instance.
-fn lease_connection(channel: &ChannelName, user: &UserName) -> ConnectionId {
+pub(super) fn lease_connection(channel: &ChannelName, user: &UserName) -> ConnectionId {
     let mut hash = Sha256::new();
     hash.update(b"lease\0");
     hash.update(channel.as_str());

@@ -153,6 +153,17 @@ impl Ledger {
         (!roster.is_user()).then(|| Counted::new(&self.members))
     }
 
+    /// Whether this instance wants the connection held in that roster, or, where the user is shown to nobody, in its twin.
+    pub fn holds(&self, connection: &ConnectionId, roster: &RosterKey) -> bool {
+        let book = self.lock();
+        book.accounts.get(connection).is_some_and(|account| account.holds(&roster.twin(account.hidden)))
+    }
+
+    /// What the session of a connection must hear; none where no socket here has it.
+    pub fn notices(&self, connection: &ConnectionId) -> Option<Arc<Notices>> {
+        self.lock().accounts.get(connection)?.notices.clone()
+    }
+
     /// Whether the store may think that this instance holds the connection in that roster: it does, or says something else just now.
     pub fn may_hold(&self, connection: &ConnectionId, roster: &RosterKey) -> bool {
         let book = self.lock();

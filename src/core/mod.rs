@@ -1,5 +1,6 @@
 //! The service as the doors see it. Knows neither HTTP nor Redis.
 
+mod bars;
 mod error;
 mod heart;
 mod leases;
@@ -10,7 +11,9 @@ mod mirrors;
 mod mutants;
 mod notices;
 mod persons;
+mod placing;
 mod pulse;
+mod putting_out;
 mod queries;
 #[cfg(test)]
 mod rigged;
@@ -30,14 +33,17 @@ use tokio::{
 };
 
 pub use self::{
+    bars::Barred,
     error::{Code, Error},
     mirror::{Cause, Copy, Delivery, Encoded, Frame, Lists, Mirror, Snapshot, Wake, Whole},
-    notices::{Notice, Notices},
+    notices::{Notice, Notices, Out},
+    putting_out::Revocation,
     queries::{Count, Device, Listing, UserInfo},
     session::{Command, Hello, HelloError, Reply, ResumeClaim, Session, Watch, Welcome},
     settings::Settings,
 };
 use self::{
+    bars::Bars,
     heart::{Heart, Writer},
     ledger::Ledger,
     mirrors::Mirrors,
@@ -49,7 +55,7 @@ pub use crate::store::{Index, Totals};
 use crate::{
     domain::{mode::Mode, name::ConnectionId, roster::Control},
     metrics::{In, Metrics, Of, from_zero},
-    store::{Feed, FeedEvent, Store},
+    store::{Feed, FeedEvent, SCHEMA, Store},
     telemetry::vital,
 };
 
@@ -74,6 +80,7 @@ pub struct Core {
     pub(crate) mirrors: Arc<Mirrors>,
     persons: Persons,
     pub(crate) pulses: Vec<Arc<Pulse>>,
+    pub(crate) bars: Arc<Bars>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) settings: Arc<Settings>,
     hearts: Vec<JoinHandle<()>>,
@@ -88,6 +95,7 @@ impl Core {
         let ledger = Arc::new(Ledger::new(store.clone()));
         let pulses: Vec<Arc<Pulse>> = (0..store.partitions()).map(|_| Arc::default()).collect();
         let mirrors = Mirrors::new(store.clone(), feed.clone(), settings.presence.mode_bounds(), metrics.clone());
+        let bars = Bars::new(store.clone(), feed.clone(), settings.limits.revocations);
         let (mut hearts, mut sweepers) = (Vec::new(), Vec::new());
         for partition in 0..store.partitions() {
             let pulse = &pulses[usize::from(partition)];
@@ -120,6 +128,7 @@ impl Core {
             sweepers.push(vital::spawn("sweeper", sweeper.run()));
         }
         vital::spawn("comparison", mirrors.clone().run());
+        vital::spawn("bars", bars.clone().run(pulses[usize::from(SCHEMA)].clone()));
         let was_ready = false.into();
         from_zero(&metrics.operations, ["ok"].into_iter().chain(Code::ALL.map(Code::as_str)));
         let persons = Persons::default();
@@ -130,6 +139,7 @@ impl Core {
             mirrors,
             persons,
             pulses,
+            bars,
             metrics,
             settings,
             hearts,
@@ -156,6 +166,7 @@ impl Core {
         let as_gauge = |count| i64::try_from(count).unwrap_or(i64::MAX);
         self.metrics.accounts.set(as_gauge(self.ledger.len()));
         self.metrics.members.set(as_gauge(self.ledger.members()));
+        self.metrics.bars.set(as_gauge(self.bars.len()));
         self.metrics.feed_lag.set(self.feed.lag().as_secs_f64());
         for mode in Mode::ALL {
             let of = In { mode: mode.as_str() };
@@ -184,6 +195,8 @@ impl Core {
         let is_up =
             standing.iter().zip(&self.pulses).all(|(held, pulse)| held.is_some() || (was_ready && !pulse.is_down()));
         let is_settled = standing.iter().flatten().all(|held| !held.beat.settling);
+        // Until it is known who may not come in nobody does.
+        let is_up = is_up && self.bars.is_loaded();
         match (is_up, is_settled) {
             (true, true) => {
                 self.was_ready.store(true, Relaxed);
@@ -227,6 +240,13 @@ impl Core {
                         self.persons.hear([user]);
                     }
                 }
+                FeedEvent::Control(_, Control::Barred { bars, said }) => self.bars.learn(&bars, &said),
+                FeedEvent::Control(_, Control::PutOut { user, said }) => self.bars.put_out(&user, &said),
+                FeedEvent::Control(_, Control::Join { connections, channel, state }) => {
+                    for notices in connections.iter().filter_map(|connection| self.ledger.notices(connection)) {
+                        notices.join(channel.clone(), state.clone());
+                    }
+                }
                 FeedEvent::Control(partition, Control::Epoch(epoch)) => {
                     let pulse = &self.pulses[usize::from(partition)];
                     if pulse.standing().is_some_and(|held| held.beat.epoch != epoch) {
@@ -247,6 +267,7 @@ impl Core {
                     // Nor was anybody heard who took or ended what is answered for here.
                     self.pulses.iter().for_each(|pulse| pulse.suspect());
                     self.persons.hear(self.ledger.people());
+                    self.bars.doubt();
                 }
             }
         }

@@ -2,29 +2,48 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Mutex, MutexGuard},
+    sync::{Arc, Mutex, MutexGuard},
 };
 
 use tokio::sync::Notify;
 
 use crate::domain::{member::Reason, name::ChannelName};
 
+/// As many channels that an app server wants joined wait for the session; one more is dropped, and whoever asked for it finds it missing.
+const JOINS: usize = 16;
+
+/// Why a session is put out, whatever becomes of its rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Out {
+    /// Somebody who may put it out.
+    Kicked,
+    /// The user may not be in for a while.
+    Banned,
+    /// The token does not hold any more.
+    Revoked,
+}
+
 /// One notice.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Notice {
     /// The connection is no longer this session's: close the socket.
     Ended(Reason),
+    /// Close the socket, and leave with [`Reason::Kicked`]. The text is what it is told; it may be empty.
+    PutOut(Out, Arc<str>),
     /// Ask the socket whether it lives, and tell the session when it answers.
     Prove,
     /// Somebody took the connection out of a channel.
     Left(ChannelName, Reason),
+    /// An app server has the connection join a channel, with this state as JSON; without one that of whoever is there stays.
+    Join(ChannelName, Option<Arc<str>>),
 }
 
 #[derive(Debug, Default)]
 struct Board {
-    ended: Option<Reason>,
+    ended: Option<Notice>,
     prove: bool,
     left: BTreeMap<ChannelName, Reason>,
+    joins: BTreeMap<ChannelName, Option<Arc<str>>>,
 }
 
 /// The notices of one session. At most one of a kind for each channel.
@@ -37,27 +56,47 @@ pub struct Notices {
 impl Notices {
     /// Waits for the next notice. Cancel-safe.
     pub async fn next(&self) -> Notice {
+        self.next_where(true).await
+    }
+
+    /// The same while the session is busy: what is about its channels stays on the board until it is back. Cancel-safe.
+    pub async fn next_urgent(&self) -> Notice {
+        self.next_where(false).await
+    }
+
+    async fn next_where(&self, is_free: bool) -> Notice {
         loop {
-            if let Some(notice) = self.take() {
+            if let Some(notice) = self.take(is_free) {
                 return notice;
             }
             self.wake.notified().await;
         }
     }
 
-    fn take(&self) -> Option<Notice> {
+    fn take(&self, is_free: bool) -> Option<Notice> {
         let mut board = self.lock();
-        if let Some(reason) = board.ended {
-            return Some(Notice::Ended(reason));
+        if let Some(ended) = &board.ended {
+            return Some(ended.clone());
         }
         if std::mem::take(&mut board.prove) {
             return Some(Notice::Prove);
         }
-        board.left.pop_first().map(|(channel, reason)| Notice::Left(channel, reason))
+        if !is_free {
+            return None;
+        }
+        if let Some((channel, reason)) = board.left.pop_first() {
+            return Some(Notice::Left(channel, reason));
+        }
+        board.joins.pop_first().map(|(channel, state)| Notice::Join(channel, state))
     }
 
     pub(crate) fn end(&self, reason: Reason) {
-        self.lock().ended.get_or_insert(reason);
+        self.lock().ended.get_or_insert(Notice::Ended(reason));
+        self.wake.notify_one();
+    }
+
+    pub(crate) fn put_out(&self, why: Out, said: Arc<str>) {
+        self.lock().ended.get_or_insert(Notice::PutOut(why, said));
         self.wake.notify_one();
     }
 
@@ -71,11 +110,68 @@ impl Notices {
     }
 
     pub(crate) fn left(&self, channel: ChannelName, reason: Reason) {
-        self.lock().left.insert(channel, reason);
+        let mut board = self.lock();
+        // It was to join before it was taken out.
+        board.joins.remove(&channel);
+        board.left.insert(channel, reason);
+        drop(board);
+        self.wake.notify_one();
+    }
+
+    pub(crate) fn join(&self, channel: ChannelName, state: Option<Arc<str>>) {
+        let mut board = self.lock();
+        if board.joins.len() < JOINS || board.joins.contains_key(&channel) {
+            board.joins.insert(channel, state);
+        }
+        drop(board);
         self.wake.notify_one();
     }
 
     fn lock(&self) -> MutexGuard<'_, Board> {
         self.board.lock().expect("nothing panics while it holds the board")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt as _;
+
+    use super::*;
+
+    fn channel(name: &str) -> ChannelName {
+        ChannelName::parse(name).unwrap()
+    }
+
+    #[test]
+    fn what_is_about_channels_waits_until_the_session_is_back() {
+        let notices = Notices::default();
+        notices.left(channel("a"), Reason::Kicked);
+        notices.join(channel("b"), None);
+        assert_eq!(notices.next_urgent().now_or_never(), None);
+        notices.ask_for_proof();
+        assert_eq!(notices.next_urgent().now_or_never(), Some(Notice::Prove));
+        assert_eq!(notices.next().now_or_never(), Some(Notice::Left(channel("a"), Reason::Kicked)));
+        assert_eq!(notices.next().now_or_never(), Some(Notice::Join(channel("b"), None)));
+        assert_eq!(notices.next().now_or_never(), None);
+    }
+
+    #[test]
+    fn who_is_put_out_twice_is_told_the_first_reason() {
+        let notices = Notices::default();
+        notices.put_out(Out::Banned, "enough".into());
+        notices.end(Reason::Kicked);
+        assert_eq!(notices.next_urgent().now_or_never(), Some(Notice::PutOut(Out::Banned, "enough".into())));
+    }
+
+    #[test]
+    fn only_so_many_channels_wait_to_be_joined() {
+        let notices = Notices::default();
+        for number in 0..100 {
+            notices.join(channel(&format!("c{number}")), None);
+        }
+        notices.left(channel("c0"), Reason::Kicked);
+        let waiting: Vec<Notice> = std::iter::from_fn(|| notices.next().now_or_never()).collect();
+        assert_eq!(waiting.len(), JOINS, "one has left, the others join");
+        assert_eq!(waiting[0], Notice::Left(channel("c0"), Reason::Kicked));
     }
 }

@@ -11,9 +11,10 @@ use futures_util::FutureExt as _;
 use super::simulation::Line;
 use crate::{
     domain::{
+        bar::{Barring, BarsThere},
         name::{ChannelName, ConnectionId, RosterKey, UserName},
         partition::{Batch, Beat, Refusal, Renewal, Sweep, Swept, Terms},
-        roster::{Generation, Outcome, Row},
+        roster::{Control, Generation, Outcome, Row},
     },
     store::{
         Audited, Counted, Index, Inside, Numbers, PartitionId, Person, Reading, Renewed, Store, StoreError, Totals,
@@ -134,6 +135,19 @@ impl Store for Rigged {
     async fn audit(&self, partition: PartitionId, cursor: Option<String>) -> Result<Audited, StoreError> {
         let (memory, link) = (self.memory.clone(), self.line.standing()?);
         self.line.over(link, "audit", move || at_once(memory.audit(partition, cursor))).await?
+    }
+
+    async fn bar(&self, barring: &Barring) -> Result<BarsThere, StoreError> {
+        self.reaches(0)?;
+        let (memory, barring, link) = (self.memory.clone(), barring.clone(), self.line.standing()?);
+        self.line.over(link, "bar", move || memory.carry_out(|partition, at| partition.bar(at, &barring))).await
+    }
+
+    async fn tell(&self, partition: PartitionId, instance: Option<&str>, control: &Control) -> Result<(), StoreError> {
+        let memory = self.memory.clone();
+        let (instance, control) = (instance.map(str::to_owned), control.clone());
+        let call = move || at_once(memory.tell(partition, instance.as_deref(), &control));
+        self.line.read("tell", call).await?
     }
 
     async fn held(

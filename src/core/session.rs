@@ -1,6 +1,7 @@
 //! One caller: commands in, replies out, and what it must hear unasked.
 
 mod opening;
+mod placed;
 mod standing;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
@@ -14,6 +15,7 @@ use tokio::{
 use self::standing::Standing;
 use super::{
     Core,
+    bars::{Barred, Seat},
     error::{Code, Error},
     ledger::{Content, Settlement},
     mirror::{Cursor, Delivery, Mirror, Wake},
@@ -80,6 +82,8 @@ pub struct Welcome {
 pub enum HelloError {
     /// The user has as many connections as there may be.
     TooMany,
+    /// The user or the token may not come in.
+    Barred(Barred),
     /// Anything else; it may be tried again.
     Other(Error),
 }
@@ -235,6 +239,8 @@ pub struct Session {
     device: Option<Arc<str>>,
     channels: BTreeMap<ChannelName, Joined>,
     notices: Arc<Notices>,
+    /// By which it is found when it may not be in any more.
+    seat: Seat,
     unconfirmed: bool,
     is_over: bool,
     standing: Standing,
@@ -249,6 +255,9 @@ impl Session {
     /// [`HelloError`]; nothing is left behind then.
     pub async fn open(core: &Arc<Core>, hello: Hello) -> Result<(Self, Welcome), HelloError> {
         let Hello { principal, resume, device, present } = hello;
+        core.bars.known().await.map_err(HelloError::Other)?;
+        let notices = Arc::default();
+        let seat = core.bars.sit(&principal, &notices).map_err(HelloError::Barred)?;
         let mut session = Self {
             core: core.clone(),
             connection: ConnectionId::from_bytes(chance::random()),
@@ -258,7 +267,8 @@ impl Session {
             principal,
             device,
             channels: BTreeMap::new(),
-            notices: Arc::default(),
+            notices,
+            seat,
             unconfirmed: false,
             is_over: false,
             standing: Standing::new(),
@@ -273,6 +283,11 @@ impl Session {
                 (take, resumed) = (taken, true);
             } else {
                 session.enter(&user).await?;
+            }
+            if let Err(error) = session.join_by_token().await {
+                // Whoever came back keeps the places that it had.
+                session.finish(if resumed { None } else { Some(Reason::Left) });
+                return Err(HelloError::Other(error));
             }
         }
         let welcome = Welcome {
@@ -325,12 +340,16 @@ impl Session {
         }
     }
 
-    /// Somebody took the connection out of a channel.
-    pub fn forget(&mut self, channel: &ChannelName) {
-        self.channels.remove(channel);
+    /// Somebody took the connection out of a channel. False where it has joined again since: then there is nothing to tell.
+    pub fn forget(&mut self, channel: &ChannelName) -> bool {
+        let is_out = !self.core.ledger.holds(&self.connection, &RosterKey::Channel(channel.clone()));
+        if is_out {
+            self.channels.remove(channel);
+        }
+        is_out
     }
 
-    /// The end, with a goodbye ([`Reason::Left`]), by the token's end ([`Reason::Expired`]), or, without a reason, because the socket broke or the
+    /// The end, with a goodbye ([`Reason::Left`]), by the token's end ([`Reason::Expired`]), by somebody who may put it out ([`Reason::Kicked`]), or, without a reason, because the socket broke or the
     /// instance stops: then the connection keeps its place for its grace.
     pub fn end(mut self, reason: Option<Reason>) {
         self.finish(reason);
@@ -539,11 +558,16 @@ impl Session {
     /// A fresh token for the same user: what it says holds from here on.
     ///
     /// # Errors
-    /// [`Code::Conflict`] when it names another user.
+    /// [`Code::Conflict`] when it names another user, [`Code::Unauthorized`] when it was revoked.
     pub fn refresh(&mut self, principal: Principal) -> Result<(), Error> {
         if principal.user != self.principal.user {
             return Err(Error::new(Code::Conflict, "the fresh token names another user; say hello on a new socket"));
         }
+        self.seat.change(&principal).map_err(|barred| match barred {
+            Barred::Revoked => Error::new(Code::Unauthorized, "the fresh token was revoked; get another one"),
+            Barred::Banned { .. } => forbidden("you are banned"),
+            Barred::Unknown => Error::unavailable("it is not known yet who may not come in"),
+        })?;
         self.ends_at = end_of(&principal);
         self.principal = principal;
         self.show_info();

@@ -22,6 +22,8 @@ pub struct Settings {
     pub limits: Limits,
     /// What differs by channel.
     pub namespaces: Vec<Namespace>,
+    /// For how long it is remembered that tokens were revoked, milliseconds.
+    pub revocation_ms: u64,
     /// What a token may do that says nothing, where no namespace says anything: nothing, or everything in development mode.
     pub default_can: Arc<Capabilities>,
 }

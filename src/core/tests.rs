@@ -56,6 +56,7 @@ pub(super) fn settings() -> Settings {
             revocations: 10_000,
         },
         namespaces: Vec::new(),
+        revocation_ms: 86_400_000,
         default_can: Arc::new(Capabilities::all()),
     }
 }

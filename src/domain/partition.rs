@@ -1,12 +1,15 @@
 //! The rules of one partition: leases, epochs, numbers, deadlines. The memory store runs them as they stand here; the scripts of the Redis store
 //! say the same in Lua, and a test compares the two over random sequences.
 
+mod bars;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
 };
 
 use super::{
+    bar::Whom,
     clock::PresenceClock,
     member::{Occupancy, Reason},
     name::{ConnectionId, RosterKey, UserName},
@@ -193,6 +196,8 @@ pub struct Partition {
     ending: BTreeMap<(RosterKey, Option<ConnectionId>), u64>,
     ended: BTreeMap<(RosterKey, ConnectionId, u64), u64>,
     people: BTreeMap<UserName, Kept>,
+    /// Who may not come in: until when in presence time, and the latest issue of tokens that are kept out.
+    bars: BTreeMap<Whom, (u64, u64)>,
     told: Told,
     tally: Tally,
 }
@@ -212,6 +217,7 @@ impl Partition {
             ending: BTreeMap::new(),
             ended: BTreeMap::new(),
             people: BTreeMap::new(),
+            bars: BTreeMap::new(),
             told: Told::default(),
             tally: Tally::default(),
         }

@@ -3,8 +3,9 @@
 use std::{fmt, sync::Arc};
 
 use super::{
+    bar::Bar,
     member::{Occupancy, Reason},
-    name::{ConnectionId, RosterKey, UserName},
+    name::{ChannelName, ConnectionId, RosterKey, UserName},
     person::Record,
     version::{Epoch, Version},
 };
@@ -286,5 +287,28 @@ pub enum Control {
         take: u64,
         /// Why; [`Reason::Replaced`] for a take.
         reason: Reason,
+    },
+    /// Somebody may not come in, and whoever is in goes.
+    Barred {
+        /// Who, and for how long.
+        bars: Vec<Bar>,
+        /// What whoever is put out is told; may be empty.
+        said: Arc<str>,
+    },
+    /// Every connection of the user ends now.
+    PutOut {
+        /// Whose.
+        user: UserName,
+        /// What they are told; may be empty.
+        said: Arc<str>,
+    },
+    /// An app server has these connections join a channel.
+    Join {
+        /// Which.
+        connections: Vec<ConnectionId>,
+        /// Where.
+        channel: ChannelName,
+        /// With this state, an object as JSON; none leaves that of whoever is there.
+        state: Option<Arc<str>>,
     },
 }

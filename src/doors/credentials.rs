@@ -31,6 +31,11 @@ const FORWARDED: [&str; 6] =
 pub struct Caller(Server);
 
 impl Caller {
+    /// The name of the key, for logs.
+    pub fn name(&self) -> &str {
+        &self.0.name
+    }
+
     /// Refuses unless `scope` covers `channel`.
     ///
     /// # Errors

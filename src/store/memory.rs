@@ -13,10 +13,11 @@ use super::{
     StoreError, Totals, queue::Queue,
 };
 use crate::domain::{
+    bar::{Barring, BarsThere},
     chance,
     name::{ChannelName, ConnectionId, RosterKey, UserName},
     partition::{Batch, Beat, Now, Partition, Refusal, Renewal, Sweep, Swept, Terms, Told},
-    roster::{Generation, Outcome, Row},
+    roster::{Control, Generation, Outcome, Row},
     time::wall_now_ms,
     version::{Epoch, Version},
 };
@@ -215,6 +216,18 @@ impl Store for Memory {
             let next = page.last().filter(|_| page.len() == AUDIT_PAGE).map(RosterKey::to_string);
             Audited { next, asked: 0 }
         }))
+    }
+
+    async fn bar(&self, barring: &Barring) -> Result<BarsThere, StoreError> {
+        Ok(self.with(|partition, at| partition.bar(at, barring)))
+    }
+
+    async fn tell(&self, _: PartitionId, instance: Option<&str>, control: &Control) -> Result<(), StoreError> {
+        let told = Told { control: vec![(instance.map(Into::into), control.clone())], ..Told::default() };
+        for feed in self.lock().feeds.iter().filter_map(Weak::upgrade) {
+            feed.hear(&told);
+        }
+        Ok(())
     }
 
     async fn held(

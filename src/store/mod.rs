@@ -11,6 +11,7 @@ use std::{sync::Arc, time::Duration};
 use async_trait::async_trait;
 
 use crate::domain::{
+    bar::{Barring, BarsThere},
     member::Occupancy,
     name::{ChannelName, ConnectionId, RosterKey, UserName},
     partition::{Batch, Beat, Refusal, Renewal, Sweep, Swept},
@@ -168,6 +169,12 @@ pub trait Store: Send + Sync + 'static {
     /// Looks at a page of rosters, mends their index and lets rows end that nothing alive answers for.
     async fn audit(&self, partition: PartitionId, cursor: Option<String>) -> Result<Audited, StoreError>;
 
+    /// Adds to those who may not come in, and lists some of them; all instances are told of what is new. They stand in the partition of the schema.
+    async fn bar(&self, barring: &Barring) -> Result<BarsThere, StoreError>;
+
+    /// Tells something to one instance, or to all, by a partition. Once, and only to those that hear just now.
+    async fn tell(&self, partition: PartitionId, instance: Option<&str>, control: &Control) -> Result<(), StoreError>;
+
     /// A page of what a generation holds in a partition, with the cursor of the next; about `most` rows.
     async fn held(
         &self,
@@ -220,6 +227,9 @@ pub trait Store: Send + Sync + 'static {
     async fn withdraw(&self, name: &str) -> Result<Option<String>, StoreError>;
 }
 
+/// The partition in which stands what there is once for all of them: the schema, and who may not come in.
+pub const SCHEMA: PartitionId = 0;
+
 /// What a feed hands on.
 #[derive(Debug, Clone)]
 pub enum FeedEvent {
@@ -244,6 +254,11 @@ pub trait Feed: Send + Sync + 'static {
 
     /// The next event. One caller only; the control messages for this instance come by themselves.
     async fn next(&self) -> FeedEvent;
+
+    /// Returns when all is being heard that instances are told by a partition.
+    async fn heard(&self, partition: PartitionId) {
+        let _ = partition;
+    }
 
     /// How long what is said takes to be heard, as far as is known; for how long nothing is heard, where nothing is.
     fn lag(&self) -> Duration {

@@ -126,7 +126,7 @@ impl Session {
         for (channel, wait) in waits {
             match (settled(wait).await, channel) {
                 (Some(Settlement::Done(_)), _) | (Some(_), None) => {}
-                (Some(_), Some(channel)) => self.forget(&channel),
+                (Some(_), Some(channel)) => drop(self.channels.remove(&channel)),
                 (None, _) => {
                     self.finish(None);
                     return Err(Error::unavailable("the store of presence did not answer in time"));

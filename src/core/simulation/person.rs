@@ -223,8 +223,9 @@ impl Person {
                     Notice::Left(name, reason) => {
                         world.fault(format!("{user} {connection} is put out of {name}: {reason:?}"));
                     }
-                    Notice::Ended(reason) => {
-                        world.fault(format!("{user} {connection} is put out: {reason:?}"));
+                    Notice::Join(name, _) => world.fault(format!("{user} {connection} is to join {name}")),
+                    ended @ (Notice::Ended(_) | Notice::PutOut(..)) => {
+                        world.fault(format!("{user} {connection} is put out: {ended:?}"));
                         told.notify_one();
                         return;
                     }

@@ -7,7 +7,9 @@ mod etag;
 mod heartbeats;
 mod members;
 mod path;
+mod placing;
 mod query;
+mod revocations;
 pub(super) mod stats;
 mod users;
 
@@ -26,6 +28,8 @@ const GET_POST: &[Method] = &[Method::GET, Method::HEAD, Method::POST];
 const GET_POST_PATCH_DELETE: &[Method] = &[Method::GET, Method::HEAD, Method::POST, Method::PATCH, Method::DELETE];
 const PUT_DELETE: &[Method] = &[Method::PUT, Method::DELETE];
 const GET_PATCH_DELETE: &[Method] = &[Method::GET, Method::HEAD, Method::PATCH, Method::DELETE];
+const POST: &[Method] = &[Method::POST];
+const POST_DELETE: &[Method] = &[Method::POST, Method::DELETE];
 
 /// Every route of REST, and the answer where there is none.
 pub fn routes(cfg: &mut web::ServiceConfig) {
@@ -56,6 +60,13 @@ pub fn routes(cfg: &mut web::ServiceConfig) {
             .route(web::delete().to(users::forget)),
     )
     .service(resource("/v1/heartbeats", POST).route(web::post().to(heartbeats::beat)))
+    .service(resource("/v1/users/{user}/disconnect", POST).route(web::post().to(revocations::disconnect)))
+    .service(
+        resource("/v1/users/{user}/channels/{channel}", POST_DELETE)
+            .route(web::post().to(placing::join))
+            .route(web::delete().to(placing::leave)),
+    )
+    .service(resource("/v1/revocations", POST).route(web::post().to(revocations::revoke)))
     .service(resource("/v1/stats", GET).route(get().to(stats::with_key)))
     .service(resource("/dev/token", GET).route(get().to(development::token)))
     .default_service(web::to(no_such_route));

@@ -30,6 +30,9 @@ pub struct User(pub UserName);
 /// Both of `/v1/channels/{channel}/members/{user}`.
 pub struct Seat(pub ChannelName, pub UserName);
 
+/// Both of `/v1/users/{user}/channels/{channel}`.
+pub struct Place(pub UserName, pub ChannelName);
+
 fn segment(req: &HttpRequest, at: usize) -> Result<Cow<'_, str>, Problem> {
     let raw = req.uri().path().split('/').nth(at).unwrap_or_default();
     decode(raw).ok_or_else(|| {
@@ -68,6 +71,7 @@ macro_rules! from_path {
     };
 }
 
+from_path!(Place, |req| Ok(Place(user(req, FIRST)?, channel(req, SECOND)?)));
 from_path!(Channel, |req| channel(req, FIRST).map(Channel));
 from_path!(User, |req| user(req, FIRST).map(User));
 from_path!(Seat, |req| Ok(Seat(channel(req, FIRST)?, user(req, SECOND)?)));

@@ -2,6 +2,9 @@
 
 use crate::domain::member::Reason;
 
+/// A control frame has 125 bytes, of which the code takes two.
+const REASON_BYTES: usize = 123;
+
 /// Close codes, with what they are called in the metrics and the sentence that the client gets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::doors) enum Close {
@@ -18,6 +21,7 @@ pub(in crate::doors) enum Close {
     Unauthorized,
     Replaced,
     Kicked,
+    Banned,
     TooMany,
     /// The other side closed, without a goodbye of the protocol: a reload looks the same.
     Closed,
@@ -27,7 +31,7 @@ pub(in crate::doors) enum Close {
 }
 
 impl Close {
-    pub(super) const ALL: [Self; 17] = [
+    pub(super) const ALL: [Self; 18] = [
         Self::Bye,
         Self::Malformed,
         Self::Binary,
@@ -41,6 +45,7 @@ impl Close {
         Self::Unauthorized,
         Self::Replaced,
         Self::Kicked,
+        Self::Banned,
         Self::TooMany,
         Self::Closed,
         Self::Gone,
@@ -63,6 +68,7 @@ impl Close {
             Self::Unauthorized => (4501, "unauthorized", "the token does not hold"),
             Self::Replaced => (4502, "replaced", "another socket has this connection; say hello without resume"),
             Self::Kicked => (4503, "kicked", "you were put out"),
+            Self::Banned => (4504, "banned", "you are banned"),
             Self::TooMany => (4505, "too_many_connections", "you have as many connections as you may have"),
             Self::Closed => (1000, "closed", ""),
             Self::Gone => (1006, "gone", ""),
@@ -70,12 +76,32 @@ impl Close {
         }
     }
 
+    /// The sentence for a client that somebody has put out, from what that somebody said: as much as a close frame holds, in whole characters.
+    pub(super) fn said(said: &str) -> &str {
+        &said[..said.floor_char_boundary(REASON_BYTES)]
+    }
+
     /// How the session ends with the socket: with a reason at once, or, without one, after its grace.
     pub(in crate::doors) fn reason(self) -> Option<Reason> {
         match self {
             Self::Bye => Some(Reason::Left),
             Self::TokenExpired => Some(Reason::Expired),
+            // Of a session: its token was revoked.
+            Self::Kicked | Self::Banned | Self::Unauthorized => Some(Reason::Kicked),
             _ => None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_said_at_the_end_fits_a_close_frame_in_whole_characters() {
+        assert_eq!(Close::said("enough"), "enough");
+        assert_eq!(Close::said(&"a".repeat(200)).len(), 123);
+        assert_eq!(Close::said(&"\u{1f600}".repeat(50)).len(), 120);
+        assert!(Close::ALL.iter().all(|close| close.parts().2.len() <= REASON_BYTES));
     }
 }

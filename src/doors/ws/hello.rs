@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     auth,
-    core::{Code, Error, Hello, HelloError, Reply, ResumeClaim, Session},
+    core::{Barred, Code, Error, Hello, HelloError, Reply, ResumeClaim, Session},
     domain::time::wall_now_ms,
     doors::{Doors, pass},
 };
@@ -43,6 +43,10 @@ pub(super) async fn greet(
             let message = format!("a user has at most {most} connections; close another first");
             failed(Error::new(Code::Limit, message), Some(Close::TooMany))
         }
+        Err(HelloError::Barred(barred)) => {
+            let (error, close) = barred_error(&doors, &barred);
+            failed(error, close)
+        }
         Err(HelloError::Other(error)) => failed(error, None),
     }
 }
@@ -63,4 +67,19 @@ pub(super) async fn refresh(doors: Data<Doors>, mut session: Session, id: Option
 fn token_error(doors: &Doors, error: &auth::Error) -> (Error, Close) {
     let close = if matches!(error, auth::Error::Expired) { Close::TokenExpired } else { Close::Unauthorized };
     (pass::refusal(doors, error), close)
+}
+
+/// What a client is told that may not come in, and how its socket closes.
+fn barred_error(doors: &Doors, barred: &Barred) -> (Error, Option<Close>) {
+    doors.audit.turned_away(barred);
+    match barred {
+        Barred::Banned { remaining_ms } => {
+            let error = Error::new(Code::Forbidden, "you are banned; the time until which is in `retry_after_ms`");
+            (Error { retry_after_ms: Some(*remaining_ms), ..error }, Some(Close::Banned))
+        }
+        Barred::Revoked => {
+            (Error::new(Code::Unauthorized, "the token was revoked; get a new one"), Some(Close::Unauthorized))
+        }
+        Barred::Unknown => (Error::unavailable("it is not known yet who may not come in"), None),
+    }
 }

@@ -15,8 +15,13 @@ use super::{
 };
 use crate::{
     auth,
-    core::{Code, Command, Error, Notice, Notices, Reply, Session, Welcome},
-    domain::{member::Reason, name::ConnectionId, time::wall_now_ms},
+    core::{Code, Command, Error, Notice, Notices, Out, Reply, Session, Welcome},
+    domain::{
+        member::Reason,
+        name::{ChannelName, ConnectionId},
+        time::wall_now_ms,
+        version::Version,
+    },
     doors::{Doors, bucket::Bucket, outbox::Outbox, ws::answers},
     metrics::Because,
 };
@@ -51,10 +56,28 @@ pub(super) struct Finished {
 }
 
 pub(super) enum Answer {
-    Welcome { id: u64, welcome: Box<Welcome> },
-    Failed { id: Option<u64>, error: Error, close: Option<Close> },
-    Reply { id: Option<u64>, reply: Box<Reply> },
-    Body { id: Option<u64>, body: Box<RawValue> },
+    Welcome {
+        id: u64,
+        welcome: Box<Welcome>,
+    },
+    Failed {
+        id: Option<u64>,
+        error: Error,
+        close: Option<Close>,
+    },
+    Reply {
+        id: Option<u64>,
+        reply: Box<Reply>,
+    },
+    Body {
+        id: Option<u64>,
+        body: Box<RawValue>,
+    },
+    /// An app server had the session join a channel; without a version nothing has changed.
+    Joined {
+        channel: ChannelName,
+        version: Option<Version>,
+    },
 }
 
 type Operation = LocalBoxFuture<'static, Finished>;
@@ -78,6 +101,8 @@ pub struct Socket {
     heard_at: Instant,
     pinged_at: Option<Instant>,
     reconnect_at: Option<Instant>,
+    /// What somebody who put the client out has for it.
+    said: Arc<str>,
 }
 
 impl Socket {
@@ -99,6 +124,7 @@ impl Socket {
             heard_at: now,
             pinged_at: None,
             reconnect_at: None,
+            said: Arc::default(),
         }
     }
 
@@ -117,7 +143,8 @@ impl Socket {
         }
         let (code, name, description) = close.parts();
         if close != Close::Gone {
-            self.sender.close(code, description).await;
+            let said = if self.said.is_empty() { description } else { Close::said(&self.said) };
+            self.sender.close(code, said).await;
         }
         metrics.sockets.dec();
         metrics.closes.get_or_create(&Because { reason: name }).inc();
@@ -155,6 +182,8 @@ impl Socket {
             }
             let reads = self.held_back.is_none() && !self.outbox.has_replies();
             let notices = self.notices.clone();
+            // What is about channels waits for the session; and for a client that does not read, as its own operations do.
+            let is_free = self.session.is_some() && self.operation.is_none() && !self.outbox.has_replies();
             tokio::select! {
                 biased;
                 () = self.sender.drained() => {}
@@ -165,7 +194,7 @@ impl Socket {
                         return close;
                     }
                 }
-                notice = wait_for_notice(notices) => {
+                notice = wait_for_notice(notices, is_free) => {
                     if let Some(close) = self.obey(notice) {
                         return close;
                     }
@@ -288,6 +317,14 @@ impl Socket {
             Notice::Ended(Reason::Replaced) => Some(Close::Replaced),
             Notice::Ended(Reason::Kicked) => Some(Close::Kicked),
             Notice::Ended(_) => Some(Close::Restart),
+            Notice::PutOut(why, said) => {
+                self.said = said;
+                Some(match why {
+                    Out::Kicked => Close::Kicked,
+                    Out::Banned => Close::Banned,
+                    Out::Revoked => Close::Unauthorized,
+                })
+            }
             Notice::Prove => {
                 // The epoch may settle only when the socket has answered or is given up, which must not wait for the next ping.
                 if self.pinged_at.is_none_or(|at| at < self.heard_at) {
@@ -296,10 +333,16 @@ impl Socket {
                 (!self.sender.ping(PROOF)).then_some(Close::Gone)
             }
             Notice::Left(channel, reason) => {
-                if let Some(session) = &mut self.session {
-                    session.forget(&channel);
+                if self.session.as_mut().is_none_or(|session| session.forget(&channel)) {
+                    self.outbox.reply(wire::left(&channel, reason));
                 }
-                self.outbox.reply(wire::left(&channel, reason));
+                None
+            }
+            Notice::Join(channel, state) => {
+                self.ask(move |_, mut session| async move {
+                    let version = session.join_as_told(&channel, state).await;
+                    Finished { session: Some(session), answer: Answer::Joined { channel, version } }
+                });
                 None
             }
         }
@@ -474,6 +517,12 @@ impl Socket {
                 self.answer(id, &body);
                 None
             }
+            Answer::Joined { channel, version } => {
+                if let Some(version) = version {
+                    self.outbox.reply(wire::joined(&channel, &version));
+                }
+                None
+            }
             Answer::Reply { id, reply } => {
                 match *reply {
                     Reply::Changed { channel, version, watch } => {
@@ -555,9 +604,10 @@ async fn wait_for(operation: &mut Option<Operation>) -> Finished {
     }
 }
 
-async fn wait_for_notice(notices: Option<Arc<Notices>>) -> Notice {
+async fn wait_for_notice(notices: Option<Arc<Notices>>, is_free: bool) -> Notice {
     match notices {
-        Some(notices) => notices.next().await,
+        Some(notices) if is_free => notices.next().await,
+        Some(notices) => notices.next_urgent().await,
         None => std::future::pending().await,
     }
 }

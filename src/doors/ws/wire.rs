@@ -415,6 +415,11 @@ enum Event<'a> {
         occupancy: Occupancy,
         time: u64,
     },
+    Joined {
+        channel: &'a ChannelName,
+        epoch: &'a Epoch,
+        version: u64,
+    },
     Left {
         channel: &'a ChannelName,
         reason: Reason,
@@ -495,6 +500,11 @@ where
 {
     let entry = |one| serde_json::value::to_raw_value(&MemberShape::from(one)).expect("a member is JSON");
     list.iter().map(entry).collect()
+}
+
+/// An app server had the connection join a channel.
+pub fn joined(channel: &ChannelName, version: &Version) -> Bytes {
+    encode(&Event::Joined { channel, epoch: &version.epoch, version: version.number })
 }
 
 /// Somebody took the connection out of a channel.

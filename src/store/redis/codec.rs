@@ -5,8 +5,9 @@ use std::{collections::HashMap, sync::Arc};
 use serde::{Deserialize, Serialize};
 
 use crate::domain::{
+    bar::{Bar, Barring, BarsThere, Whom},
     member::{Occupancy, Reason},
-    name::{ConnectionId, RosterKey, UserName},
+    name::{ChannelName, ConnectionId, RosterKey, UserName},
     partition::{Batch, Beat, Due, Refusal, Renewal, Sweep, Swept},
     person::Record,
     roster::{Ask, Body, Change, Control, Entry, Generation, Keep, Outcome, Published, Row, Stay},
@@ -255,6 +256,44 @@ pub fn audit_call(suspects: &Suspects) -> (Rosters<'_>, Vec<Item>) {
     (rosters, call)
 }
 
+/// The call of `bar.lua`.
+pub fn bar_call(barring: &Barring) -> Vec<Item> {
+    let Barring { bars, most, said, page: (passed_over, listed) } = barring;
+    vec![
+        (*most).into(),
+        Item::Text(said.clone()),
+        (*passed_over).into(),
+        (*listed).into(),
+        Item::List(bars.iter().flat_map(bar_items).collect()),
+    ]
+}
+
+fn bar_items(bar: &Bar) -> [Item; 3] {
+    [Item::Text(bar.whom.to_stored().into()), bar.until_ms.into(), bar.remaining_ms.into()]
+}
+
+fn bars(item: &Item) -> Result<Vec<Bar>, Unreadable> {
+    let bar = |items: &[Item]| {
+        Ok(Bar {
+            whom: Whom::from_stored(at(items, 0)?.text()?).ok_or(Unreadable("whom a bar keeps out"))?,
+            until_ms: at(items, 1)?.number()?,
+            remaining_ms: at(items, 2)?.number()?,
+        })
+    };
+    item.list()?.chunks(3).map(bar).collect()
+}
+
+/// Reads what `bar.lua` lists.
+///
+/// # Errors
+/// [`Unreadable`] where it is none.
+pub fn bars_there(beat: Beat, item: Option<Item>) -> Result<BarsThere, Unreadable> {
+    let item = item.ok_or(Unreadable("bars were answered without a list"))?;
+    let items = item.list()?;
+    let (refused, count) = (at(items, 0)?.number()?, at(items, 1)?.number()?);
+    Ok(BarsThere { beat, refused, count, bars: bars(at(items, 2)?)? })
+}
+
 /// What every script answers: the beat and what the body added, or the refusal with what it says.
 pub type Answer = Result<(Beat, Option<Item>), (Refusal, Option<String>)>;
 
@@ -436,17 +475,82 @@ pub fn control(bytes: &[u8]) -> Result<Control, Unreadable> {
             take: at(&items, 3)?.number()?,
             reason: Reason::from_stored(at(&items, 4)?.text()?).ok_or(Unreadable("an unknown reason"))?,
         }),
-        "person" => {
-            let user = UserName::parse(at(&items, 1)?.text()?).map_err(|_| Unreadable("a user's name"))?;
-            Ok(Control::Person(user))
-        }
+        "person" => Ok(Control::Person(user(at(&items, 1)?)?)),
+        "barred" => Ok(Control::Barred { said: at(&items, 1)?.text()?.clone(), bars: bars(at(&items, 2)?)? }),
+        "put_out" => Ok(Control::PutOut { user: user(at(&items, 1)?)?, said: at(&items, 2)?.text()?.clone() }),
+        "join" => Ok(Control::Join {
+            channel: ChannelName::parse(at(&items, 1)?.text()?).map_err(|_| Unreadable("a channel's name"))?,
+            state: Some(at(&items, 2)?.text()?.clone()).filter(|state| !state.is_empty()),
+            connections: at(&items, 3)?
+                .list()?
+                .iter()
+                .map(|connection| Ok(ConnectionId::from_stored(connection.text()?)))
+                .collect::<Result<_, _>>()?,
+        }),
         _ => Err(Unreadable("an unknown message")),
     }
+}
+
+fn user(item: &Item) -> Result<UserName, Unreadable> {
+    UserName::parse(item.text()?).map_err(|_| Unreadable("a user's name"))
+}
+
+/// Packs what instances are told, as scripts and [`control`] have it.
+pub fn pack_control(control: &Control) -> Vec<u8> {
+    pack(&match control {
+        Control::Epoch(epoch) => vec!["epoch".into(), epoch.as_str().into()],
+        Control::Settled(epoch) => vec!["settled".into(), epoch.as_str().into()],
+        Control::Overruled { roster, connection, take, reason } => vec![
+            "overruled".into(),
+            Item::Text(roster.to_string().into()),
+            connection.as_str().into(),
+            (*take).into(),
+            reason.as_str().into(),
+        ],
+        Control::Barred { bars, said } => {
+            let bars = bars.iter().flat_map(bar_items).collect();
+            vec!["barred".into(), Item::Text(said.clone()), Item::List(bars)]
+        }
+        Control::Person(user) => vec!["person".into(), user.as_str().into()],
+        Control::PutOut { user, said } => vec!["put_out".into(), user.as_str().into(), Item::Text(said.clone())],
+        Control::Join { connections, channel, state } => {
+            let connections = connections.iter().map(|connection| connection.as_str().into()).collect();
+            let state = state.clone().unwrap_or_else(|| "".into());
+            vec!["join".into(), channel.as_str().into(), Item::Text(state), Item::List(connections)]
+        }
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_instances_are_told_is_read_as_it_was_packed() {
+        let user = UserName::parse("日本").unwrap();
+        let bar = |whom, until_ms| Bar { whom, until_ms, remaining_ms: 5 };
+        let bars = vec![bar(Whom::User(user.clone()), 0), bar(Whom::Token("a b\n\0".into()), 0)];
+        let connections = vec![ConnectionId::from_stored("a"), ConnectionId::from_stored("b")];
+        let channel = ChannelName::parse("{x}").unwrap();
+        for told in [
+            Control::Epoch(Epoch::new("e")),
+            Control::Settled(Epoch::new("e")),
+            Control::Overruled {
+                roster: RosterKey::Channel(channel.clone()),
+                connection: connections[0].clone(),
+                take: 3,
+                reason: Reason::Kicked,
+            },
+            Control::Barred { bars: [bars, vec![bar(Whom::TokensOf(user.clone()), 9)]].concat(), said: "é".into() },
+            Control::Barred { bars: Vec::new(), said: "".into() },
+            Control::Person(user.clone()),
+            Control::PutOut { user, said: "".into() },
+            Control::Join { connections, channel: channel.clone(), state: Some("{\"a\":[]}".into()) },
+            Control::Join { connections: Vec::new(), channel, state: None },
+        ] {
+            assert_eq!(control(&pack_control(&told)), Ok(told));
+        }
+    }
 
     #[test]
     fn a_row_is_read_as_scripts_write_it() {

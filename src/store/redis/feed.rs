@@ -165,6 +165,15 @@ impl Feed for RedisFeed {
         self.shared.queue.next().await
     }
 
+    async fn heard(&self, partition: PartitionId) {
+        let mut rounds = self.shared.rounds.subscribe();
+        while self.shared.lock().deaf.contains(&partition) {
+            if rounds.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
     fn lag(&self) -> Duration {
         self.shared.lock().lags.values().map(|lag| lag.now()).max().unwrap_or_default()
     }

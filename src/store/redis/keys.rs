@@ -5,8 +5,7 @@ use crate::domain::{
     roster::Generation,
 };
 
-/// The partition in which the schema stands.
-pub const SCHEMA: u16 = 0;
+pub use crate::store::SCHEMA;
 
 /// The names under one prefix.
 #[derive(Debug, Clone)]
@@ -179,6 +178,17 @@ impl PartitionKeys {
         }
     }
 
+    /// sorted set, in the partition of the schema: who may not come in → until when. Names begin with `b:` for banned users, `u:` for users whose
+    /// tokens were revoked, `t:` for ids of tokens.
+    pub fn bars(&self) -> String {
+        self.named("bars")
+    }
+
+    /// hash: of those, users whose tokens were revoked → when at the latest such a token was issued, unix milliseconds.
+    pub fn bars_until(&self) -> String {
+        self.named("bars:until")
+    }
+
     /// string: a frozen text; expires.
     pub fn frozen(&self, name: &str) -> String {
         self.named(&format!("frozen:{name}"))
@@ -269,7 +279,14 @@ mod tests {
                     let roster = RosterKey::from_stored(&roster).expect("a good name");
                     all.extend([keys.rows(&roster.to_string()), keys.side(&roster), keys.feed(&roster)]);
                 }
-                all.extend([keys.frozen(name), keys.control(), keys.control_of(name), keys.probe(name)]);
+                all.extend([
+                    keys.bars(),
+                    keys.bars_until(),
+                    keys.frozen(name),
+                    keys.control(),
+                    keys.control_of(name),
+                    keys.probe(name),
+                ]);
                 for key in all {
                     assert_eq!(slot(&key), wanted, "{key}");
                 }

@@ -164,13 +164,20 @@ mod tests {
         let (channel, user) = (RosterKey::from_stored("c:C").unwrap(), RosterKey::from_stored("u:U").unwrap());
         let mut lines = vec![keys.schema(), keys.schema_lock()];
         lines.extend(partition.fixed(Some(&generation)));
+        lines.extend([partition.bars(), partition.bars_until()]);
         lines.extend([partition.rows("c:C"), partition.side(&channel), partition.side(&user), partition.frozen("N")]);
         lines.push(Keys::partition_of("c:C", 4096).to_string());
         let rows = include_str!("scripts/rows.lua");
         let (from, to) = (rows.find("local function compose").unwrap(), rows.find("local function is_ending").unwrap());
         // The fields of a row in their order; the names of the fields that hashes have.
         lines.extend(rows[from..to].split("row.").skip(1).map(word));
-        let scripts = [include_str!("scripts/prelude.lua"), rows, include_str!("scripts/renew.lua")].concat();
+        let scripts = [
+            include_str!("scripts/prelude.lua"),
+            rows,
+            include_str!("scripts/renew.lua"),
+            include_str!("scripts/bar.lua"),
+        ]
+        .concat();
         let written = scripts.lines().filter(|line| line.contains("'HSET'"));
         lines.extend(written.flat_map(|line| line.split('\'').skip(1).step_by(2)).map(str::to_owned));
         lines.join("\n")

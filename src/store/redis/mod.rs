@@ -33,9 +33,10 @@ use super::{
     Totals, address::Kind,
 };
 use crate::domain::{
+    bar::{Barring, BarsThere},
     name::{ChannelName, ConnectionId, RosterKey, UserName},
     partition::{Batch, Beat, Refusal, Renewal, Sweep, Swept, Terms},
-    roster::{Generation, Outcome, Row},
+    roster::{Control, Generation, Outcome, Row},
 };
 
 pub use self::feed::RedisFeed;
@@ -254,6 +255,21 @@ impl Redis {
         rosters: &Rosters<'_>,
         call: &[Item],
     ) -> Result<Result<(Beat, Option<Item>), Refusal>, StoreError> {
+        self.run_with(link, script, partition, generation, rosters, &[], call).await
+    }
+
+    /// Runs a script that has keys of its own.
+    #[allow(clippy::too_many_arguments, reason = "what a script is called with")]
+    async fn run_with(
+        &self,
+        link: &Link,
+        script: &Script,
+        partition: PartitionId,
+        generation: Option<&Generation>,
+        rosters: &Rosters<'_>,
+        more: &[String],
+        call: &[Item],
+    ) -> Result<Result<(Beat, Option<Item>), Refusal>, StoreError> {
         let mut invocation = script.prepare_invoke();
         let keys = self.keys.partition(partition);
         for key in keys.fixed(generation) {
@@ -266,6 +282,9 @@ impl Redis {
         debug_assert!(cfg!(feature = "test-hooks") || !self.test_clock, "only test builds have another clock");
         for roster in rosters.list() {
             invocation.key(keys.rows(&roster.to_string())).key(keys.side(roster));
+        }
+        for key in more {
+            invocation.key(key);
         }
         let at = [
             keys.stem().into(),
@@ -297,6 +316,11 @@ impl Redis {
         }
     }
 
+    /// What a script answered that is refused to nobody.
+    fn unrefused<T>(answer: Result<T, Refusal>) -> Result<T, StoreError> {
+        answer.map_err(|refusal| StoreError::Unusable(format!("a script refused what it never refuses: {refusal:?}")))
+    }
+
     /// Runs a script that is refused to nobody.
     async fn run_unrefused(
         &self,
@@ -307,8 +331,7 @@ impl Redis {
         call: &[Item],
     ) -> Result<(Beat, Option<Item>), StoreError> {
         let link = self.standing_link(partition)?;
-        let answer = self.run(&link, script, partition, generation, rosters, call).await?;
-        answer.map_err(|refusal| StoreError::Unusable(format!("a script refused what it never refuses: {refusal:?}")))
+        Self::unrefused(self.run(&link, script, partition, generation, rosters, call).await?)
     }
 }
 
@@ -365,6 +388,22 @@ impl Store for Redis {
             self.run_unrefused(&self.scripts.audit, partition, None, &rosters, &call).await?;
         }
         Ok(Audited { next: next.text(), asked: walk.asked })
+    }
+
+    async fn bar(&self, barring: &Barring) -> Result<BarsThere, StoreError> {
+        let link = self.standing_link(SCHEMA)?;
+        let keys = self.keys.partition(SCHEMA);
+        let (none, more, call) = (Rosters::default(), [keys.bars(), keys.bars_until()], codec::bar_call(barring));
+        let answer = self.run_with(&link, &self.scripts.bar, SCHEMA, None, &none, &more, &call).await?;
+        let (beat, item) = Self::unrefused(answer)?;
+        Ok(codec::bars_there(beat, item)?)
+    }
+
+    async fn tell(&self, partition: PartitionId, instance: Option<&str>, control: &Control) -> Result<(), StoreError> {
+        let keys = self.keys.partition(partition);
+        let feed = instance.map_or_else(|| keys.control(), |instance| keys.control_of(instance));
+        let publish = if self.topology.is_cluster() { "SPUBLISH" } else { "PUBLISH" };
+        self.command(partition, redis::cmd(publish).arg(feed).arg(codec::pack_control(control))).await
     }
 
     async fn held(

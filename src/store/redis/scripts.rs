@@ -25,6 +25,7 @@ const RENEW: &str = include_str!("scripts/renew.lua");
 const WRITE: &str = include_str!("scripts/write.lua");
 const SWEEP: &str = include_str!("scripts/sweep.lua");
 const AUDIT: &str = include_str!("scripts/audit.lua");
+const BAR: &str = include_str!("scripts/bar.lua");
 
 /// Where each protecting rule stands in the scripts, and what stands there when a test has switched it off.
 #[cfg(feature = "test-hooks")]
@@ -57,6 +58,8 @@ pub struct Scripts {
     pub sweep: Script,
     /// What is wrong is mended.
     pub audit: Script,
+    /// Who may not come in.
+    pub bar: Script,
 }
 
 impl Scripts {
@@ -78,6 +81,7 @@ impl Scripts {
             write: script(&[ROWS, WRITE]),
             sweep: script(&[ROWS, SWEEP]),
             audit: script(&[ROWS, AUDIT]),
+            bar: script(&[BAR]),
         }
     }
 }

@@ -1,0 +1,116 @@
+//! Users are disconnected and banned, tokens revoked, channels cleared.
+
+use actix_web::{HttpResponse, web};
+use serde::{Deserialize, Serialize};
+use serde_json::Number;
+
+use super::{
+    body::Body,
+    path::User,
+    query::{Nothing, Query},
+};
+use crate::{
+    core::{Error, Revocation},
+    domain::{
+        name::{ChannelName, UserName},
+        principal::Scope,
+    },
+    doors::{Doors, credentials::Caller, problem::Problem},
+};
+
+/// The longest reason, bytes: it is for the log, and a close frame holds less.
+const REASON_BYTES: usize = 1_000;
+/// The longest ban, milliseconds: ten years.
+const BAN_MS: u64 = 315_360_000_000;
+/// The longest id of a token, bytes, as for tokens themselves.
+const TOKEN_ID_BYTES: usize = 255;
+
+/// How many connections something was done to.
+#[derive(Serialize)]
+pub(super) struct Connections {
+    pub connections: u64,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Disconnection {
+    #[serde(default)]
+    reason: String,
+    #[serde(default = "no_ban")]
+    ban_ms: Number,
+}
+
+fn no_ban() -> Number {
+    0.into()
+}
+
+/// JSON has one kind of number, in which `60000.0` is an integer too.
+fn ban_ms(asked: &Number) -> Result<u64, Problem> {
+    let integral = asked.as_f64().filter(|number| number.fract() == 0.0 && *number >= 0.0);
+    // A cast of what is out of range gives the nearest, which is out of bounds as well.
+    let ban_ms = asked.as_u64().or(integral.map(|number| number as u64)).filter(|ban_ms| *ban_ms <= BAN_MS);
+    ban_ms.ok_or_else(|| Problem::bad_request(format!("the body: `ban_ms` is an integer from 0 to {BAN_MS}")))
+}
+
+/// What a line of the log says of how it ended.
+pub(super) fn came_to<T>(result: &Result<T, Error>) -> &'static str {
+    result.as_ref().map_or_else(|error| error.code.as_str(), |_| "done")
+}
+
+pub(super) async fn disconnect(
+    caller: Caller,
+    User(user): User,
+    Query(Nothing {}): Query<Nothing>,
+    Body(Disconnection { reason, ban_ms: asked }): Body<Disconnection>,
+    doors: web::Data<Doors>,
+) -> Result<HttpResponse, Problem> {
+    caller.must(Scope::Admin)?;
+    let ban_ms = ban_ms(&asked)?;
+    if reason.len() > REASON_BYTES {
+        return Err(Problem::bad_request(format!("the body: `reason` has at most {REASON_BYTES} bytes")));
+    }
+    let ended = doors.core.disconnect(&user, &reason, ban_ms).await;
+    doors.audit.disconnected(caller.name(), &user, ban_ms, &reason, came_to(&ended));
+    Ok(HttpResponse::Ok().json(Connections { connections: ended? }))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Revoked {
+    jti: Option<String>,
+    user: Option<UserName>,
+    channel: Option<ChannelName>,
+}
+
+pub(super) async fn revoke(
+    caller: Caller,
+    Query(Nothing {}): Query<Nothing>,
+    Body(asked): Body<Revoked>,
+    doors: web::Data<Doors>,
+) -> Result<HttpResponse, Problem> {
+    match asked {
+        Revoked { jti: Some(id), user: None, channel: None } => {
+            caller.must(Scope::Admin)?;
+            if id.is_empty() || id.len() > TOKEN_ID_BYTES {
+                return Err(Problem::bad_request(format!("the body: `jti` has 1 to {TOKEN_ID_BYTES} bytes")));
+            }
+            let revoked = doors.core.revoke(Revocation::Token(id.as_str().into())).await;
+            doors.audit.revoked(caller.name(), "jti", &id, came_to(&revoked));
+            revoked?;
+        }
+        Revoked { jti: None, user: Some(user), channel: None } => {
+            caller.must(Scope::Admin)?;
+            let revoked = doors.core.revoke(Revocation::TokensOf(user.clone())).await;
+            doors.audit.revoked(caller.name(), "user", user.as_str(), came_to(&revoked));
+            revoked?;
+        }
+        Revoked { jti: None, user: None, channel: Some(channel) } => {
+            caller.must_in(Scope::Admin, &channel)?;
+            let cleared = doors.core.clear(&channel).await;
+            doors.audit.cleared(caller.name(), &channel, came_to(&cleared));
+            cleared?;
+        }
+        _ => return Err(Problem::bad_request("the body: it names one of `jti`, `user` and `channel`")),
+    }
+    Ok(HttpResponse::NoContent().finish())
+}
