@@ -3,6 +3,8 @@
 
 mod harness;
 
+#[path = "store/bars.rs"]
+mod bars;
 #[path = "store/model.rs"]
 mod model;
 #[path = "store/mutants.rs"]

@@ -9,6 +9,7 @@ use proptest::{
 use redis::aio::MultiplexedConnection;
 use rollcall::{
     domain::{
+        bar::{Bar, Barring, Whom},
         member::Reason,
         name::{ConnectionId, RosterKey},
         partition::{Batch, Beat, Due, Now, Partition, Refusal, Renewal, Sweep, Swept},
@@ -37,6 +38,7 @@ enum Op {
     Back { ms: u64 },
     Sweep { tops: Vec<u64>, lose: bool, most: usize },
     Audit,
+    Bar { barring: Barring },
     NewEpoch { gone: bool },
 }
 
@@ -92,6 +94,26 @@ fn asks() -> impl Strategy<Value = Ask> {
     ]
 }
 
+fn barring() -> impl Strategy<Value = Barring> {
+    let whom = prop_oneof![
+        Just(Whom::User(user("ann"))),
+        Just(Whom::User(user("日本"))),
+        Just(Whom::TokensOf(user("ann"))),
+        Just(Whom::Token("a b".into())),
+    ];
+    let times = (prop::sample::select(vec![0_u64, 1, 900, 5_000, 50_000]), 0_u64..3);
+    let bar = (whom, times).prop_map(|(whom, (remaining_ms, until_ms))| {
+        let until_ms = if matches!(whom, Whom::TokensOf(_)) { until_ms } else { 0 };
+        Bar { whom, until_ms, remaining_ms }
+    });
+    (prop::collection::vec(bar, 0..4), 1_u64..5, 0_u64..3, 0_u64..5).prop_map(|(bars, most, from, listed)| Barring {
+        bars,
+        most,
+        said: "".into(),
+        page: (from, listed),
+    })
+}
+
 fn ops() -> impl Strategy<Value = Op> {
     let who = 0..INSTANCES.len();
     let entry = (0..ROSTERS, 0..CONNECTIONS, asks());
@@ -104,6 +126,7 @@ fn ops() -> impl Strategy<Value = Op> {
         8 => (prop::collection::vec(prop_oneof![4 => Just(99_u64), 1 => 0_u64..4], 20), any::<bool>(), 1_usize..20)
             .prop_map(|(tops, lose, most)| Op::Sweep { tops, lose, most }),
         1 => Just(Op::Audit),
+        4 => barring().prop_map(|barring| Op::Bar { barring }),
         1 => any::<bool>().prop_map(|gone| Op::NewEpoch { gone }),
     ]
 }
@@ -213,6 +236,11 @@ impl Pair {
                     .collect();
                 let now = self.now().await;
                 self.model.audit(&now, &rows);
+            }
+            Op::Bar { barring } => {
+                let got = self.stores[1].bar(barring).await.unwrap();
+                let now = self.now().await;
+                prop_assert_eq!(got, self.model.bar(&now, barring));
             }
             Op::NewEpoch { gone } => {
                 self.runs += 1;

@@ -13,7 +13,7 @@ use rollcall::{
     store::{FeedEvent, Index},
 };
 
-use crate::world::*;
+use crate::{bars::*, world::*};
 
 macro_rules! suite {
     ($($test:ident)*) => {
@@ -69,6 +69,12 @@ suite! {
     who_has_lost_the_connection_takes_no_channel_with_it
     an_outage_and_a_clock_that_jumps_count_for_four_seconds
     nobody_removes_what_another_instance_has_at_the_same_take
+    who_may_not_come_in_is_kept_until_the_time_is_over_and_told_to_every_instance
+    of_two_with_one_name_the_later_counts_and_what_changes_nothing_is_not_told
+    one_bar_more_than_may_be_is_refused_until_another_is_over
+    bars_are_listed_in_pages_whatever_ends_meanwhile
+    an_hour_that_the_clock_of_the_host_jumps_ends_no_ban_early
+    what_one_instance_is_told_no_other_hears
 }
 
 fn number(outcome: &Outcome) -> u64 {
