@@ -5,7 +5,7 @@ use std::sync::{Mutex, MutexGuard};
 
 use tokio::time::Instant;
 
-use super::bucket::Bucket;
+use super::{bucket::Bucket, cut};
 use crate::{
     auth,
     core::Barred,
@@ -89,7 +89,7 @@ impl Audit {
 
 /// As much of what somebody wrote as a line of the log has room for.
 fn short(text: &str) -> &str {
-    &text[..text.floor_char_boundary(SHORT_BYTES)]
+    cut(text, SHORT_BYTES)
 }
 
 #[cfg(test)]

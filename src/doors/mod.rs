@@ -54,3 +54,9 @@ pub struct Doors {
     /// True from the moment that the instance was told to stop.
     pub draining: tokio::sync::watch::Receiver<bool>,
 }
+
+/// As much of a text as fits into so many bytes, in whole characters.
+fn cut(text: &str, bytes: usize) -> &str {
+    let end = (0..=bytes.min(text.len())).rev().find(|end| text.is_char_boundary(*end));
+    &text[..end.unwrap_or(0)]
+}

@@ -1,6 +1,6 @@
 //! How sockets end.
 
-use crate::domain::member::Reason;
+use crate::{domain::member::Reason, doors::cut};
 
 /// A control frame has 125 bytes, of which the code takes two.
 const REASON_BYTES: usize = 123;
@@ -78,7 +78,7 @@ impl Close {
 
     /// The sentence for a client that somebody has put out, from what that somebody said: as much as a close frame holds, in whole characters.
     pub(super) fn said(said: &str) -> &str {
-        &said[..said.floor_char_boundary(REASON_BYTES)]
+        cut(said, REASON_BYTES)
     }
 
     /// How the session ends with the socket: with a reason at once, or, without one, after its grace.
