@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     auth,
-    core::{Code, Core, Error, Hello, HelloError, Session},
+    core::{Barred, Code, Error, Hello, HelloError, Session},
     domain::{
         pattern::Pattern,
         principal::{Capabilities, Principal, Scope, Server},
@@ -57,15 +57,16 @@ impl Pass {
     ///
     /// # Errors
     /// What the caller is told.
-    pub async fn open(self, core: &Arc<Core>) -> Result<Session, Error> {
+    pub async fn open(self, doors: &Doors) -> Result<Session, Error> {
         let (principal, is_server) = match self {
             Self::Client(principal) => (principal, false),
             Self::Server(server) => (principal_of(&server), true),
         };
         let hello = Hello { principal, resume: None, device: None, present: false };
-        match Session::open(core, hello).await {
+        match Session::open(&doors.core, hello).await {
             Ok((session, _)) if is_server => Ok(session.of_server()),
             Ok((session, _)) => Ok(session),
+            Err(HelloError::Barred(barred)) => Err(turned_away(doors, &barred)),
             Err(HelloError::Other(error)) => Err(error),
             Err(HelloError::TooMany) => Err(Error::new(Code::Limit, "there are as many connections as there may be")),
         }
@@ -79,6 +80,19 @@ pub fn refusal(doors: &Doors, error: &auth::Error) -> Error {
         auth::Error::Expired => Error::new(Code::TokenExpired, "the token has expired; get a fresh one"),
         auth::Error::NotYetValid => Error::new(Code::Unauthorized, "the token is not valid yet; compare the clocks"),
         _ => Error::new(Code::Unauthorized, "the token does not hold here; get a new one"),
+    }
+}
+
+/// What a client is told that may not come in.
+pub fn turned_away(doors: &Doors, barred: &Barred) -> Error {
+    doors.audit.turned_away(barred);
+    match barred {
+        Barred::Banned { remaining_ms } => {
+            let error = Error::new(Code::Forbidden, "you are banned; the time until which is in `retry_after_ms`");
+            Error { retry_after_ms: Some(*remaining_ms), ..error }
+        }
+        Barred::Revoked => Error::new(Code::Unauthorized, "the token was revoked; get a new one"),
+        Barred::Unknown => Error::unavailable("it is not known yet who may not come in"),
     }
 }
 

@@ -46,7 +46,7 @@ async fn open(
         Some(ticket) => tickets::redeem(&doors, ticket).await?,
         None => Pass::of(req.head(), &doors).await?,
     };
-    let session = pass.open(&doors.core).await?;
+    let session = pass.open(&doors).await?;
     let (body, stream) = Stream::begin(doors, session, &asked.wanted).await?;
     let mut response = HttpResponse::Ok();
     response

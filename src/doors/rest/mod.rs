@@ -28,7 +28,6 @@ const GET_POST: &[Method] = &[Method::GET, Method::HEAD, Method::POST];
 const GET_POST_PATCH_DELETE: &[Method] = &[Method::GET, Method::HEAD, Method::POST, Method::PATCH, Method::DELETE];
 const PUT_DELETE: &[Method] = &[Method::PUT, Method::DELETE];
 const GET_PATCH_DELETE: &[Method] = &[Method::GET, Method::HEAD, Method::PATCH, Method::DELETE];
-const POST: &[Method] = &[Method::POST];
 const POST_DELETE: &[Method] = &[Method::POST, Method::DELETE];
 
 /// Every route of REST, and the answer where there is none.

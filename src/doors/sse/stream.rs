@@ -153,8 +153,9 @@ impl Stream {
         match notice {
             Notice::Ended(Reason::Kicked) => Some(Close::Kicked),
             Notice::Ended(_) => Some(Close::Restart),
+            Notice::PutOut(why, _) => Some(why.into()),
             // It holds nothing that could be asked for, and is nowhere.
-            Notice::Prove | Notice::Left(..) => None,
+            Notice::Prove | Notice::Left(..) | Notice::Join(..) => None,
         }
     }
 }

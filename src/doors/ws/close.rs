@@ -1,6 +1,6 @@
 //! How sockets end.
 
-use crate::{domain::member::Reason, doors::cut};
+use crate::{core::Out, domain::member::Reason, doors::cut};
 
 /// A control frame has 125 bytes, of which the code takes two.
 const REASON_BYTES: usize = 123;
@@ -28,6 +28,16 @@ pub(in crate::doors) enum Close {
     /// Nobody is there to be told.
     Gone,
     Silent,
+}
+
+impl From<Out> for Close {
+    fn from(out: Out) -> Self {
+        match out {
+            Out::Kicked => Self::Kicked,
+            Out::Banned => Self::Banned,
+            Out::Revoked => Self::Unauthorized,
+        }
+    }
 }
 
 impl Close {

@@ -71,15 +71,10 @@ fn token_error(doors: &Doors, error: &auth::Error) -> (Error, Close) {
 
 /// What a client is told that may not come in, and how its socket closes.
 fn barred_error(doors: &Doors, barred: &Barred) -> (Error, Option<Close>) {
-    doors.audit.turned_away(barred);
-    match barred {
-        Barred::Banned { remaining_ms } => {
-            let error = Error::new(Code::Forbidden, "you are banned; the time until which is in `retry_after_ms`");
-            (Error { retry_after_ms: Some(*remaining_ms), ..error }, Some(Close::Banned))
-        }
-        Barred::Revoked => {
-            (Error::new(Code::Unauthorized, "the token was revoked; get a new one"), Some(Close::Unauthorized))
-        }
-        Barred::Unknown => (Error::unavailable("it is not known yet who may not come in"), None),
-    }
+    let close = match barred {
+        Barred::Banned { .. } => Some(Close::Banned),
+        Barred::Revoked => Some(Close::Unauthorized),
+        Barred::Unknown => None,
+    };
+    (pass::turned_away(doors, barred), close)
 }

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     auth,
-    core::{Code, Command, Error, Notice, Notices, Out, Reply, Session, Welcome},
+    core::{Code, Command, Error, Notice, Notices, Reply, Session, Welcome},
     domain::{
         member::Reason,
         name::{ChannelName, ConnectionId},
@@ -319,11 +319,7 @@ impl Socket {
             Notice::Ended(_) => Some(Close::Restart),
             Notice::PutOut(why, said) => {
                 self.said = said;
-                Some(match why {
-                    Out::Kicked => Close::Kicked,
-                    Out::Banned => Close::Banned,
-                    Out::Revoked => Close::Unauthorized,
-                })
+                Some(why.into())
             }
             Notice::Prove => {
                 // The epoch may settle only when the socket has answered or is given up, which must not wait for the next ping.
