@@ -911,12 +911,10 @@ async fn a_channel_that_shrinks_goes_back_below_half_and_not_before_its_mode_has
 #[tokio::test(start_paused = true)]
 async fn a_load_that_sways_about_a_bound_does_not_change_the_mode_again_and_again() {
     let (scene, mut watchers) = crowd(2, &[Level::Users]);
-    let mut number = 0;
     let mut turns = 0;
-    for round in 0..200_u16 {
-        let change = if round % 2 == 0 { set(7, 1) } else { gone(7) };
+    for number in 0..200 {
+        let change = if number % 2 == 0 { set(7, 1) } else { gone(7) };
         scene.mirror.hear(published("e", number, vec![change]));
-        number += 1;
         scene.long_tick().await;
         turns += usize::from(watchers[0].next(&scene).contains("mode"));
     }

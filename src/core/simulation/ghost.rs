@@ -71,11 +71,7 @@ impl Ghost {
             0..4 => {
                 self.join(name).await;
             }
-            4..6 if self.joined.contains(name) => {
-                if self.execute(Command::Leave { channel: channel(name) }).await {
-                    self.joined.remove(name);
-                }
-            }
+            4..6 if self.joined.contains(name) => self.leave(name).await,
             6..9 => {
                 self.socket = None;
                 let away = self.chance.random_range(500..GRACE * 2);
@@ -122,6 +118,12 @@ impl Ghost {
             self.joined.insert(name);
         }
         joined
+    }
+
+    async fn leave(&mut self, name: &'static str) {
+        if self.execute(Command::Leave { channel: channel(name) }).await {
+            self.joined.remove(name);
+        }
     }
 
     /// Whether it was acknowledged.
