@@ -147,3 +147,30 @@ async fn while_redis_is_away_a_list_is_what_is_known_here_and_says_so() {
     })
     .await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_crowd_that_asks_for_a_list_at_once_is_answered_by_few_readings() {
+    let redis = Redis::start().await;
+    let at = Instance::start(&redis.space()).await;
+    fill(&at.rest(), "room:1", 0..1_000).await;
+    let crowd = join_all((0..200).map(|number| {
+        let url = at.url();
+        async move { Client::hello_as(&url, &format!("asker-{number}")).await }
+    }))
+    .await;
+    let readings = async || {
+        let info = redis.text(&["INFO", "commandstats"]).await;
+        let of_hgetall = info.lines().find_map(|line| line.strip_prefix("cmdstat_hgetall:calls="));
+        of_hgetall.and_then(|calls| calls.split(',').next()?.parse::<usize>().ok()).unwrap_or_default()
+    };
+    let before = readings().await;
+    let get = json!({"op": "get", "channel": "room:1", "members": true});
+    let pages = join_all(crowd.iter().map(|client| client.op(get.clone()))).await;
+    let took = readings().await - before;
+    for page in pages {
+        let page = page.unwrap();
+        assert_eq!((names(&page).len(), page["next"].is_string()), (100, true));
+    }
+    println!("200 asked, {took} readings");
+    assert!(took <= 50, "{took} readings");
+}

@@ -19,6 +19,7 @@ mod queries;
 mod rigged;
 mod session;
 mod settings;
+mod shared;
 #[cfg(test)]
 mod simulation;
 mod sweeper;
@@ -49,11 +50,16 @@ use self::{
     mirrors::Mirrors,
     persons::Persons,
     pulse::Pulse,
+    shared::Shared,
     sweeper::Sweeper,
 };
 pub use crate::store::{Index, Totals};
 use crate::{
-    domain::{mode::Mode, name::ConnectionId, roster::Control},
+    domain::{
+        mode::Mode,
+        name::{ChannelName, ConnectionId},
+        roster::Control,
+    },
     metrics::{In, Metrics, Of, from_zero},
     store::{Feed, FeedEvent, SCHEMA, Store},
     telemetry::vital,
@@ -83,6 +89,7 @@ pub struct Core {
     pub(crate) bars: Arc<Bars>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) settings: Arc<Settings>,
+    pub(crate) listings: Shared<ChannelName, Listing>,
     hearts: Vec<JoinHandle<()>>,
     sweepers: Vec<JoinHandle<()>>,
     was_ready: std::sync::atomic::AtomicBool,
@@ -142,6 +149,7 @@ impl Core {
             bars,
             metrics,
             settings,
+            listings: Shared::default(),
             hearts,
             sweepers,
             was_ready,

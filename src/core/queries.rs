@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use tokio::sync::OnceCell;
+
 use super::{Core, error::Error, mirror::present};
 use crate::{
     domain::{
@@ -26,8 +28,8 @@ pub struct Count {
     pub stale: bool,
 }
 
-/// Who is in a channel.
-#[derive(Debug, Clone)]
+/// Who is in a channel. Shared by all who asked at the same time.
+#[derive(Debug)]
 pub struct Listing {
     /// The version.
     pub version: Version,
@@ -37,6 +39,8 @@ pub struct Listing {
     pub occupancy: Occupancy,
     /// As in [`Count`].
     pub stale: bool,
+    /// Whether its later pages have been put where every instance finds them, which whoever needs them first does for all.
+    pub kept: OnceCell<()>,
 }
 
 /// One connection of a user.
@@ -96,8 +100,12 @@ impl Core {
     /// # Errors
     /// [`Code::Unavailable`](super::Code::Unavailable) when the store is away and nobody here watches the channel;
     /// [`Code::Forbidden`](super::Code::Forbidden) where it has no presence.
-    pub async fn listing(&self, channel: &ChannelName) -> Result<Listing, Error> {
+    pub async fn listing(&self, channel: &ChannelName) -> Result<Arc<Listing>, Error> {
         self.settings.check_presence(channel)?;
+        self.listings.ask(channel, self.list(channel)).await
+    }
+
+    async fn list(&self, channel: &ChannelName) -> Result<Listing, Error> {
         let roster = RosterKey::Channel(channel.clone());
         let (version, roll, stale) = match self.reach_of([roster.clone()], self.store.read(&roster)).await {
             Ok(reading) => (reading.version(), roll_of(&reading), reading.settling),
@@ -106,7 +114,8 @@ impl Core {
                 (version, roll, true)
             }
         };
-        Ok(Listing { version, members: roll.members(), occupancy: roll.occupancy(), stale })
+        let (members, occupancy) = (roll.members(), roll.occupancy());
+        Ok(Listing { version, members, occupancy, stale, kept: OnceCell::new() })
     }
 
     /// What this instance last knew of a channel that somebody here watches.

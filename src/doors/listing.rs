@@ -79,11 +79,10 @@ impl Page {
         let Some(Place { version, offset }) = cursor.map(Place::parse).transpose()? else {
             let listing = doors.core.listing(channel).await?;
             if listing.members.len() > most {
-                freeze(doors, channel, &listing, most).await;
+                listing.kept.get_or_init(|| freeze(doors, channel, &listing)).await;
             }
             let there = &listing.members[..most.min(listing.members.len())];
-            let piece = Piece::of(&listing, there);
-            return Ok(Self { version: listing.version, offset: 0, most, piece });
+            return Ok(Self { version: listing.version.clone(), offset: 0, most, piece: Piece::of(&listing, there) });
         };
         let piece = later(doors, channel, &version, offset, most).await?;
         Ok(Self { version, offset, most, piece })
@@ -158,9 +157,9 @@ async fn later(
     Ok(Piece::of(&listing, &members))
 }
 
-/// Keeps what comes behind the first page. Where that fails, later pages can be had as long as nothing changes, which is no worse than none.
-async fn freeze(doors: &Doors, channel: &ChannelName, listing: &Listing, first_page: usize) {
-    for (index, members) in listing.members.chunks(PIECE).enumerate().skip(first_page / PIECE) {
+/// Keeps the list for its later pages. Where that fails, they can be had as long as nothing changes, which is no worse than none.
+async fn freeze(doors: &Doors, channel: &ChannelName, listing: &Listing) {
+    for (index, members) in listing.members.chunks(PIECE).enumerate() {
         let text = serde_json::to_string(&Piece::of(listing, members)).expect("a piece of a list is JSON");
         if doors.core.freeze(&piece_name(channel, &listing.version, index), &text).await.is_err() {
             tracing::debug!("the later pages of a list could not be kept");

@@ -4,7 +4,10 @@ use bytes::{BufMut as _, Bytes, BytesMut};
 use serde::Deserialize;
 use serde_json::json;
 
-use crate::domain::version::{Epoch, Version};
+use crate::domain::{
+    mode::Mode,
+    version::{Epoch, Version},
+};
 
 /// A shorter frame is copied into one piece with what stands around it; a longer one is shared with all who are sent it.
 const COPIED: usize = 1024;
@@ -19,11 +22,17 @@ struct Place<'a> {
     to: Option<u64>,
     #[serde(default)]
     more: bool,
+    #[serde(default)]
+    mode: Mode,
 }
 
-/// The id of an event: where its reader is afterwards. A page of a snapshot that others follow has none: whoever comes back after it begins anew.
+/// The id of an event: where its reader is afterwards. A page of a snapshot that others follow has none: whoever comes back after it begins anew. Where the
+/// channel is too large for a list it is empty, by which the browser forgets the one before: there is nothing to go on from where there is a list again.
 fn id_of(frame: &[u8]) -> Option<String> {
     let place: Place = serde_json::from_slice(frame).ok()?;
+    if !place.mode.has_lists() {
+        return Some(String::new());
+    }
     let number = place.to.or(place.version).filter(|_| !place.more)?;
     Some(format!("{}:{number}", place.epoch?))
 }
@@ -91,6 +100,9 @@ mod tests {
         assert!(text(&page(false), true).starts_with("id: e~1:7\n"));
         assert!(text(&page(true), true).starts_with("data: "));
         assert!(text(r#"{"event":"left","channel":"a"}"#, true).starts_with("data: "));
+        let counted = r#"{"event":"delta","channel":"a","mode":"occupancy","epoch":"e1","from":4,"to":5,"time":1}"#;
+        assert_eq!(text(counted, true), format!("id: \ndata: {counted}\n\n"), "the browser forgets where it was");
+        assert_eq!(text(counted, false), format!("data: {counted}\n\n"));
         let long = format!(r#"{{"event":"delta","epoch":"e","to":1,"x":"{}"}}"#, "y".repeat(5_000));
         assert_eq!(text(&long, true), format!("id: e:1\ndata: {long}\n\n"));
     }
