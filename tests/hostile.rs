@@ -108,6 +108,7 @@ async fn paths_bodies_and_heads_that_are_wrong_are_refused() {
     let at = instance().await;
     http::paths(&at).await;
     http::bodies(&at).await;
+    http::putting_out(&at).await;
     http::heads(&at).await;
     at.assert_no_panic();
 }
@@ -147,6 +148,7 @@ async fn all_of_it_together_costs_little_memory_and_few_lines() {
         floods::a_thousand_without_hello(&open).await;
         http::paths(&open).await;
         http::bodies(&open).await;
+        http::putting_out(&open).await;
         http::heads(&open).await;
         for (n, at) in [&mut strict, &mut open].into_iter().enumerate() {
             at.assert_no_panic();

@@ -66,11 +66,15 @@ impl Core {
     /// [`Code::Limit`](super::Code::Limit) where as many are kept out as may be, [`Code::Unavailable`](super::Code::Unavailable): then some may have ended, and asking again ends the rest.
     pub async fn disconnect(&self, user: &UserName, said: &str, ban_ms: u64) -> Result<u64, Error> {
         let said: Arc<str> = said.into();
+        let Connections { mut all, mut settling } = self.connections_of(user).await?;
         if ban_ms > 0 {
             let bar = Bar { whom: Whom::User(user.clone()), until_ms: 0, remaining_ms: ban_ms };
             self.bar(bar, &said).await?;
+            // Those from before may have gone by the ban, and count; others may have come before it held.
+            let now = self.connections_of(user).await?;
+            settling |= now.settling;
+            all.extend(now.all);
         }
-        let Connections { all, settling } = self.connections_of(user).await?;
         // Before the rows go, and by the same server: so whoever is put out hears why. It reaches those too who only watch.
         let of_user = RosterKey::User(user.clone());
         let control = Control::PutOut { user: user.clone(), said };

@@ -1,5 +1,7 @@
 //! The same over REST and plain HTTP.
 
+use std::time::Duration;
+
 use serde_json::json;
 
 use crate::harness::{API_KEY, Client, Instance, Level, Redis, raw_http, segment, token};
@@ -78,6 +80,53 @@ pub async fn bodies(at: &Instance) {
         assert_eq!(got, status, "{what}: {}", answer.get(..600).unwrap_or(&answer));
     }
     at.rest().delete(path).await;
+}
+
+/// Whoever asks for somebody to be put out, and does not say it as it is to be said, puts nobody out.
+pub async fn putting_out(at: &Instance) {
+    let ann = Client::hello_as(&at.url(), "ann").await;
+    ann.join("room:1", json!({})).await.unwrap();
+    let rest = at.rest();
+    let disconnect = "/v1/users/ann/disconnect";
+    let many = "é".repeat(1_001);
+    for (path, body) in [
+        (disconnect, json!({"ban_ms": -1})),
+        (disconnect, json!({"ban_ms": 0.5})),
+        (disconnect, json!({"ban_ms": 1e30})),
+        (disconnect, json!({"ban_ms": 315_360_000_001_u64})),
+        (disconnect, json!({"ban_ms": "1"})),
+        (disconnect, json!({"ban_ms": null})),
+        (disconnect, json!({"reason": many})),
+        (disconnect, json!({"reason": 7})),
+        (disconnect, json!({"reason": "x", "colour": "red"})),
+        (disconnect, json!(["x", 0])),
+        ("/v1/users/ann%20/disconnect", json!({})),
+        ("/v1/users/ann/disconnect?ban_ms=1", json!({})),
+        ("/v1/revocations", json!({})),
+        ("/v1/revocations", json!({"jti": null})),
+        ("/v1/revocations", json!({"jti": ""})),
+        ("/v1/revocations", json!({"jti": "x".repeat(256)})),
+        ("/v1/revocations", json!({"jti": 7})),
+        ("/v1/revocations", json!({"user": "ann", "channel": "room:1"})),
+        ("/v1/revocations", json!({"user": "a b"})),
+        ("/v1/revocations", json!({"users": ["ann"]})),
+        ("/v1/revocations", json!({"channel": "room:*"})),
+        ("/v1/revocations", json!(["ann"])),
+    ] {
+        let answer = rest.post(path, body.clone()).await;
+        assert_eq!(
+            (answer.status, &answer.body["code"]),
+            (400, &json!("bad_request")),
+            "{path} {body}: {}",
+            answer.text
+        );
+        assert!(answer.text.len() < 1_000, "{}", answer.text);
+    }
+    for (path, status) in [(disconnect, 405), ("/v1/revocations", 405), ("/v1/users/ann/disconnect/now", 404)] {
+        assert_eq!(rest.get(path).await.status, status, "{path}");
+    }
+    ann.update("room:1", json!({"still": "here"})).await.unwrap();
+    ann.bye().await.unwrap();
 }
 
 /// Heads that are too long, wrong, or never end.
@@ -160,8 +209,13 @@ pub async fn names(at: &Instance, redis: &Redis) {
         assert_eq!(rest.delete(&path).await.status, 204);
         let listed = rest.get(&format!("/v1/channels?prefix={}", segment(name))).await.ok();
         assert!(listed["channels"].as_array().unwrap().iter().any(|one| one["channel"] == name), "{listed}");
-        ann.bye().await.unwrap();
+        let placed = rest.post(&format!("/v1/users/{0}/channels/b:{0}", segment(name)), json!({})).await;
+        assert_eq!(placed.ok(), json!({"connections": 1}), "{name}");
+        let path = format!("/v1/users/{}/disconnect", segment(name));
+        assert_eq!(rest.post(&path, json!({"reason": name, "ban_ms": 1})).await.ok(), json!({"connections": 1}));
         if n == 0 {
+            let closed = ann.until_closed(Duration::from_secs(5)).await;
+            assert_eq!((closed.code, closed.reason.as_str()), (4504, name));
             let keys = redis.command(&["KEYS", "*"]).await;
             assert!(format!("{keys:?}").contains("{x}"), "the name stands in a key as it is");
         }

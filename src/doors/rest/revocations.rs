@@ -18,12 +18,12 @@ use crate::{
     doors::{Doors, credentials::Caller, problem::Problem},
 };
 
-/// The longest reason, bytes: it is for the log, and a close frame holds less.
-const REASON_BYTES: usize = 1_000;
+/// The longest reason, characters: it is for the log, and a close frame holds less.
+const REASON_CHARS: usize = 1_000;
 /// The longest ban, milliseconds: ten years.
 const BAN_MS: u64 = 315_360_000_000;
-/// The longest id of a token, bytes, as for tokens themselves.
-const TOKEN_ID_BYTES: usize = 255;
+/// The longest id of a token, characters: one of more than 255 bytes does not hold in any case.
+const TOKEN_ID_CHARS: usize = 255;
 
 /// How many connections something was done to.
 #[derive(Serialize)]
@@ -66,8 +66,8 @@ pub(super) async fn disconnect(
 ) -> Result<HttpResponse, Problem> {
     caller.must(Scope::Admin)?;
     let ban_ms = ban_ms(&asked)?;
-    if reason.len() > REASON_BYTES {
-        return Err(Problem::bad_request(format!("the body: `reason` has at most {REASON_BYTES} bytes")));
+    if reason.chars().count() > REASON_CHARS {
+        return Err(Problem::bad_request(format!("the body: `reason` has at most {REASON_CHARS} characters")));
     }
     let ended = doors.core.disconnect(&user, &reason, ban_ms).await;
     doors.audit.disconnected(caller.name(), &user, ban_ms, &reason, came_to(&ended));
@@ -91,8 +91,8 @@ pub(super) async fn revoke(
     match asked {
         Revoked { jti: Some(id), user: None, channel: None } => {
             caller.must(Scope::Admin)?;
-            if id.is_empty() || id.len() > TOKEN_ID_BYTES {
-                return Err(Problem::bad_request(format!("the body: `jti` has 1 to {TOKEN_ID_BYTES} bytes")));
+            if !(1..=TOKEN_ID_CHARS).contains(&id.chars().count()) {
+                return Err(Problem::bad_request(format!("the body: `jti` has 1 to {TOKEN_ID_CHARS} characters")));
             }
             let revoked = doors.core.revoke(Revocation::Token(id.as_str().into())).await;
             doors.audit.revoked(caller.name(), "jti", &id, came_to(&revoked));
