@@ -92,7 +92,8 @@ impl Core {
             let since = before.as_ref().map_or_else(wall_now_ms, |shown| shown.since);
             let status = before.as_ref().map_or(Status::Online, |shown| shown.status);
             let content = |status, private: Arc<str>, state| {
-                let shown = Shown { status, state, info: None, device: Some("lease".into()), since };
+                let device = Some("lease".into());
+                let shown = Shown { status, state, info: None, device, since, on_leave: None };
                 let payload = serde_json::to_string(&shown).expect("what is shown is JSON").into();
                 Content { grace_ms: ttl_ms, since, changed: 0, private, payload }
             };

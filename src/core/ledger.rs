@@ -32,7 +32,7 @@ use super::notices::Notices;
 use crate::{
     domain::{
         chance::Map,
-        member::{Reason, Status},
+        member::{Reason, Shown, Status},
         name::{ConnectionId, RosterKey, UserName},
         partition::Beat,
         roster::{Entry, Outcome},
@@ -54,6 +54,20 @@ pub(crate) struct Content {
     pub private: Arc<str>,
     /// What others see.
     pub payload: Arc<str>,
+}
+
+impl Content {
+    /// In the place of what was there before. Where others see no difference, the user's states stay in their order.
+    fn after(self, before: &Self) -> Self {
+        let shown = |content: &Self| serde_json::from_str::<Shown>(&content.payload).ok();
+        if self.changed != 0 || self.payload == before.payload {
+            return self;
+        }
+        match (shown(before), shown(&self)) {
+            (Some(old), Some(new)) if new.looks_like(&old) => Self { changed: before.changed, ..self },
+            _ => self,
+        }
+    }
 }
 
 /// How a wait for the store ended.
@@ -451,7 +465,7 @@ impl Ledger {
         let revision = match (account.places.get_mut(roster), content) {
             (Some(place), content) => {
                 if let Some(content) = content {
-                    place.content = content;
+                    place.content = content.after(&place.content);
                 }
                 if wanted == Wanted::Held && matches!(place.wanted, Wanted::Gone(_)) {
                     // The removal may have happened though nobody has heard of it: it begins anew.

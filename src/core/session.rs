@@ -101,6 +101,8 @@ pub enum Command {
         watch: Option<Level>,
         /// A grace of its own, milliseconds.
         grace_ms: Option<u64>,
+        /// Last words: a merge patch for the state that is shown when the connection goes without having said so.
+        on_leave: Map<String, Value>,
     },
     /// Not be present there any more.
     Leave {
@@ -224,6 +226,7 @@ impl Drop for Watch {
 #[derive(Debug, Clone)]
 struct Joined {
     state: Map<String, Value>,
+    on_leave: Option<Arc<RawValue>>,
     since: u64,
     grace_ms: u64,
 }
@@ -372,7 +375,10 @@ impl Session {
     /// What the caller is told; the session goes on.
     pub async fn execute(&mut self, command: Command, wake: &Arc<dyn Wake>) -> Result<Reply, Error> {
         match command {
-            Command::Join { channel, state, watch, grace_ms } => self.join(channel, state, watch, grace_ms, wake).await,
+            Command::Join { channel, state, watch, grace_ms, on_leave } => {
+                let on_leave = self.last_words(&channel, on_leave)?;
+                self.join(channel, state, on_leave, watch, grace_ms, wake).await
+            }
             Command::Leave { channel } => self.leave(channel).await,
             Command::Update { channel, patch } => self.update(channel, patch).await,
             Command::Watch { channel, level, since } => {
@@ -438,6 +444,7 @@ impl Session {
         &mut self,
         channel: ChannelName,
         state: Map<String, Value>,
+        on_leave: Option<Arc<RawValue>>,
         watch: Option<Level>,
         grace_ms: Option<u64>,
         wake: &Arc<dyn Wake>,
@@ -465,8 +472,8 @@ impl Session {
         }
         let since = self.channels.get(&channel).map_or_else(wall_now_ms, |joined| joined.since);
         let grace_ms = self.grace_ms(grace_ms, Some(&channel));
-        let content =
-            Content { grace_ms, since, changed: 0, private: "{}".into(), payload: to_json(&self.shown(&state, since)) };
+        let payload = to_json(&self.shown(&state, on_leave.as_ref(), since));
+        let content = Content { grace_ms, since, changed: 0, private: "{}".into(), payload };
         let most = namespace.and_then(|namespace| namespace.max_members);
         let most = most.unwrap_or(self.core.settings.limits.members_per_channel);
         let key = RosterKey::Channel(channel.clone());
@@ -474,7 +481,7 @@ impl Session {
         match settled(wait).await {
             Some(Settlement::Done(version)) => {
                 let version = self.seen_version(&channel, version).await;
-                self.channels.insert(channel.clone(), Joined { state, since, grace_ms });
+                self.channels.insert(channel.clone(), Joined { state, on_leave, since, grace_ms });
                 let watch = watch.map(|level| self.watch(channel.clone(), level, Some(version.clone()), None, wake));
                 Ok(Reply::Changed { channel, version, watch })
             }
@@ -521,7 +528,7 @@ impl Session {
         json_patch::merge(&mut state, &Value::Object(patch));
         let Value::Object(state) = state else { unreachable!("an object patched by an object is one") };
         self.check_state(&state)?;
-        let payload = to_json(&self.shown(&state, joined.since));
+        let payload = to_json(&self.shown(&state, joined.on_leave.as_ref(), joined.since));
         let wait = self.core.ledger.show(&self.connection, &RosterKey::Channel(channel.clone()), payload);
         self.channels.entry(channel.clone()).and_modify(|joined| joined.state = state);
         match settled(wait).await {
@@ -577,7 +584,7 @@ impl Session {
     /// Shows the token's `info` where something else stands.
     fn show_info(&self) {
         for (channel, joined) in &self.channels {
-            let payload = to_json(&self.shown(&joined.state, joined.since));
+            let payload = to_json(&self.shown(&joined.state, joined.on_leave.as_ref(), joined.since));
             drop(self.core.ledger.show(&self.connection, &RosterKey::Channel(channel.clone()), payload));
         }
     }
@@ -595,7 +602,20 @@ impl Session {
         ))
     }
 
-    fn shown(&self, state: &Map<String, Value>, since: u64) -> Shown {
+    /// What a join wants to be shown at the end; a patch that changes nothing is none.
+    fn last_words(&self, channel: &ChannelName, on_leave: Map<String, Value>) -> Result<Option<Arc<RawValue>>, Error> {
+        if on_leave.is_empty() {
+            return Ok(None);
+        }
+        if self.core.settings.namespace(channel).is_some_and(|namespace| !namespace.client_state) {
+            return Err(forbidden(format!("clients give no state in `{channel}`; the app server does")));
+        }
+        self.check_state(&on_leave)?;
+        let words = serde_json::value::to_raw_value(&on_leave).expect("a map of JSON values is JSON");
+        Ok(Some(Arc::from(words)))
+    }
+
+    fn shown(&self, state: &Map<String, Value>, on_leave: Option<&Arc<RawValue>>, since: u64) -> Shown {
         let state = serde_json::value::to_raw_value(state).expect("a map of JSON values is JSON");
         Shown {
             status: Status::Online,
@@ -603,6 +623,7 @@ impl Session {
             info: self.principal.info.clone(),
             device: self.device.clone(),
             since,
+            on_leave: on_leave.cloned(),
         }
     }
 

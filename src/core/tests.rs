@@ -113,7 +113,13 @@ impl Scene {
 }
 
 async fn join(session: &mut Session) -> Result<Reply, Error> {
-    let join = Command::Join { channel: channel(), state: Default::default(), watch: None, grace_ms: None };
+    let join = Command::Join {
+        channel: channel(),
+        state: Default::default(),
+        watch: None,
+        grace_ms: None,
+        on_leave: Default::default(),
+    };
     session.execute(join, &nobody()).await
 }
 

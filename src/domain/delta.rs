@@ -1,6 +1,8 @@
 //! The net change between two states of a roster.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
+
+use serde_json::value::RawValue;
 
 use super::{
     member::{Member, Present, Reason, Roll},
@@ -10,7 +12,7 @@ use super::{
 /// A member who is no longer there.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Leave {
-    /// The member as last seen.
+    /// The member as last seen, with the last words of the connection that left last.
     pub member: Member,
     /// Why the user's last connection left.
     pub reason: Reason,
@@ -37,7 +39,7 @@ pub struct ConnectionDelta {
     pub join: Vec<Connected>,
     /// Which look different.
     pub update: Vec<Connected>,
-    /// Which left, as last seen.
+    /// Which left, as last seen, with their last words.
     pub leave: Vec<(Connected, Reason)>,
 }
 
@@ -58,7 +60,22 @@ impl ConnectionDelta {
 #[derive(Debug, Clone)]
 struct Touched {
     before: Option<Present>,
-    left: Option<(u64, Reason)>,
+    left: Option<Left>,
+}
+
+/// How a connection went.
+#[derive(Debug, Clone)]
+struct Left {
+    order: u64,
+    reason: Reason,
+    words: Option<Arc<RawValue>>,
+}
+
+impl Left {
+    /// What it wanted to be said, unless it has said goodbye itself.
+    fn words(&self) -> Option<&RawValue> {
+        self.words.as_deref().filter(|_| self.reason != Reason::Left)
+    }
 }
 
 /// What stood at the start where something was touched since. Together with the state at the end it gives the net change: join and leave in between
@@ -73,7 +90,8 @@ impl Net {
     /// A connection was changed; `before` is what stood there, `left` says why it went, if it did.
     pub fn touch(&mut self, connection: &ConnectionId, before: Option<&Present>, left: Option<Reason>) {
         self.order += 1;
-        let left = left.map(|reason| (self.order, reason));
+        let words = before.and_then(|present| present.shown.on_leave.clone());
+        let left = left.map(|reason| Left { order: self.order, reason, words });
         match self.touched.get_mut(connection) {
             Some(touched) => touched.left = left,
             None => {
@@ -98,10 +116,13 @@ impl Net {
         for (id, touched) in &self.touched {
             match (&touched.before, after.get(id)) {
                 (None, Some(now)) => delta.join.push((id.clone(), now.clone())),
-                (Some(before), Some(now)) if before.shown != now.shown => delta.update.push((id.clone(), now.clone())),
+                (Some(before), Some(now)) if !before.shown.looks_like(&now.shown) => {
+                    delta.update.push((id.clone(), now.clone()));
+                }
                 (Some(before), None) => {
-                    let reason = touched.left.map_or(Reason::Timeout, |(_, reason)| reason);
-                    delta.leave.push(((id.clone(), before.clone()), reason));
+                    let reason = touched.left.as_ref().map_or(Reason::Timeout, |left| left.reason);
+                    let shown = before.shown.at_last(touched.left.as_ref().and_then(Left::words));
+                    delta.leave.push(((id.clone(), Present { shown, ..before.clone() }), reason));
                 }
                 _ => {}
             }
@@ -119,8 +140,10 @@ impl Net {
                 (None, Some(now)) => delta.join.push(now),
                 (Some(before), Some(now)) if !before.looks_like(&now) => delta.update.push(now),
                 (Some(member), None) => {
-                    let reason = last_reason(&stood).unwrap_or(Reason::Timeout);
-                    delta.leave.push(Leave { member, reason });
+                    let left = last_to_leave(&stood);
+                    let reason = left.map_or(Reason::Timeout, |left| left.reason);
+                    let latest = member.latest.at_last(left.and_then(Left::words));
+                    delta.leave.push(Leave { member: Member { latest, ..member }, reason });
                 }
                 _ => {}
             }
@@ -144,8 +167,8 @@ impl Net {
 }
 
 /// Of several connections the last one decides.
-fn last_reason(stood: &[(&ConnectionId, &Touched)]) -> Option<Reason> {
-    stood.iter().filter_map(|(_, touched)| touched.left).max_by_key(|(order, _)| *order).map(|(_, reason)| reason)
+fn last_to_leave<'a>(stood: &[(&ConnectionId, &'a Touched)]) -> Option<&'a Left> {
+    stood.iter().filter_map(|(_, touched)| touched.left.as_ref()).max_by_key(|left| left.order)
 }
 
 #[cfg(test)]
@@ -163,7 +186,14 @@ mod tests {
             user: UserName::parse(user).unwrap(),
             user_since: 1,
             changed,
-            shown: Arc::new(Shown { status: Status::Online, state, info: None, device: None, since: 1 }),
+            shown: Arc::new(Shown {
+                status: Status::Online,
+                state,
+                info: None,
+                device: None,
+                since: 1,
+                on_leave: None,
+            }),
         }
     }
 

@@ -5,7 +5,10 @@ use std::{collections::BTreeMap, sync::Arc};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::name::{ConnectionId, UserName};
+use super::{
+    name::{ConnectionId, UserName},
+    state,
+};
 
 /// How somebody is there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
@@ -78,15 +81,32 @@ pub struct Shown {
     pub device: Option<Arc<str>>,
     /// When this connection came, unix milliseconds of wall time.
     pub since: u64,
+    /// The last words: a merge patch for the state that is shown when the connection goes without having said so. Others see nothing of it before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_leave: Option<Arc<RawValue>>,
 }
 
 impl PartialEq for Shown {
     fn eq(&self, other: &Self) -> bool {
+        self.looks_like(other)
+            && self.on_leave.as_deref().map(RawValue::get) == other.on_leave.as_deref().map(RawValue::get)
+    }
+}
+
+impl Shown {
+    /// Whether others would see no difference.
+    pub fn looks_like(&self, other: &Self) -> bool {
         self.status == other.status
             && self.state.get() == other.state.get()
             && self.info.as_deref().map(RawValue::get) == other.info.as_deref().map(RawValue::get)
             && self.device == other.device
             && self.since == other.since
+    }
+
+    /// As it is shown of somebody who has left: with the last words where they are due.
+    pub fn at_last(self: &Arc<Self>, words: Option<&RawValue>) -> Arc<Self> {
+        let Some(words) = words else { return self.clone() };
+        Arc::new(Self { state: state::patched(&self.state, words), ..Self::clone(self) })
     }
 }
 

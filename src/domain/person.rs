@@ -262,7 +262,7 @@ mod tests {
     #[test]
     fn whoever_is_invisible_is_offline_to_others_and_the_truth_is_told_to_oneself() {
         let empty = crate::domain::member::empty_state();
-        let shown = Shown { status: Status::Idle, state: empty, info: None, device: None, since: 5 };
+        let shown = Shown { status: Status::Idle, state: empty, info: None, device: None, since: 5, on_leave: None };
         let user = crate::domain::name::UserName::parse("ann").unwrap();
         let device = Present { user, user_since: 5, changed: 1, shown: Arc::new(shown) };
         let profile = Profile { status: Some(Choice::Invisible), text: Some("shh".into()), ..Profile::default() };

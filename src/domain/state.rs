@@ -1,6 +1,11 @@
 //! States: what somebody says of itself, an object that others are shown.
 
-use serde_json::{Map, Value};
+use std::sync::Arc;
+
+use serde_json::{
+    Map, Value,
+    value::{RawValue, to_raw_value},
+};
 
 /// How deep a state may be nested. Frames put a few levels around it, and many readers of JSON stop at 128.
 pub const STATE_DEPTH: usize = 64;
@@ -34,6 +39,14 @@ pub fn check(state: &Map<String, Value>, most: usize) -> Result<(), StateError> 
         return Err(StateError::TooDeep);
     }
     Ok(())
+}
+
+/// A state changed by a merge patch (RFC 7396), both objects. Where one of them cannot be read the state is as it was.
+pub fn patched(state: &Arc<RawValue>, patch: &RawValue) -> Arc<RawValue> {
+    let read = |raw: &RawValue| serde_json::from_str::<Value>(raw.get());
+    let (Ok(mut value), Ok(patch)) = (read(state), read(patch)) else { return state.clone() };
+    json_patch::merge(&mut value, &patch);
+    Arc::from(to_raw_value(&value).expect("what JSON is made of is JSON"))
 }
 
 /// Goes no deeper than it allows.

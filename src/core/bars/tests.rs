@@ -173,7 +173,13 @@ async fn who_joins_again_while_being_told_of_having_left_is_there() {
     let scene = Scene::begin();
     let mut session = scene.hello("ann").await.unwrap();
     let nobody: Arc<dyn Wake> = Arc::new(Nobody);
-    let join = || Command::Join { channel: channel(), state: Default::default(), watch: None, grace_ms: None };
+    let join = || Command::Join {
+        channel: channel(),
+        state: Default::default(),
+        watch: None,
+        grace_ms: None,
+        on_leave: Default::default(),
+    };
     session.execute(join(), &nobody).await.unwrap();
     assert_eq!(scene.core.clear(&channel()).await.unwrap(), 1);
     // The notice waits while an operation has the session.
@@ -206,7 +212,13 @@ async fn whoever_is_in_a_grace_is_taken_away_too_and_does_not_come_back_in_a_new
     let scene = Scene::begin();
     let mut session = scene.hello("ann").await.unwrap();
     let nobody: Arc<dyn Wake> = Arc::new(Nobody);
-    let join = Command::Join { channel: channel(), state: Default::default(), watch: None, grace_ms: None };
+    let join = Command::Join {
+        channel: channel(),
+        state: Default::default(),
+        watch: None,
+        grace_ms: None,
+        on_leave: Default::default(),
+    };
     session.execute(join, &nobody).await.unwrap();
     let connection = session.connection().clone();
     drop(session);

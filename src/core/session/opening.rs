@@ -29,7 +29,7 @@ const SETTLE_LOOK: Duration = Duration::from_secs(1);
 impl Session {
     pub(super) async fn enter(&mut self, user: &UserName) -> Result<(), HelloError> {
         self.owner = self.core.ledger.open(&self.connection, user, false, 1, 0, Some(self.notices.clone()));
-        let shown = self.shown(&Map::new(), wall_now_ms());
+        let shown = self.shown(&Map::new(), None, wall_now_ms());
         let content = Content {
             grace_ms: self.grace_ms(None, None),
             since: shown.since,
@@ -112,7 +112,7 @@ impl Session {
             let state = serde_json::from_str(shown.state.get()).unwrap_or_default();
             let wait = self.core.ledger.hold(&self.connection, &RosterKey::Channel(channel.clone()), content, 0);
             waits.push((Some(channel.clone()), wait));
-            let joined = Joined { state, since: shown.since, grace_ms: found.grace_ms };
+            let joined = Joined { state, on_leave: shown.on_leave, since: shown.since, grace_ms: found.grace_ms };
             self.channels.insert(channel, joined);
         }
         if let Ok(shown) = serde_json::from_str::<Shown>(&row.payload) {

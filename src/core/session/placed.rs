@@ -85,12 +85,12 @@ impl Session {
     }
 
     fn newcomer(&self, channel: &ChannelName) -> Joined {
-        Joined { state: Map::new(), since: wall_now_ms(), grace_ms: self.grace_ms(None, Some(channel)) }
+        Joined { state: Map::new(), on_leave: None, since: wall_now_ms(), grace_ms: self.grace_ms(None, Some(channel)) }
     }
 
     fn hold(&self, channel: &ChannelName, joined: &Joined) -> oneshot::Receiver<Settlement> {
-        let Joined { state, since, grace_ms } = joined;
-        let payload = to_json(&self.shown(state, *since));
+        let Joined { state, on_leave, since, grace_ms } = joined;
+        let payload = to_json(&self.shown(state, on_leave.as_ref(), *since));
         let content = Content { grace_ms: *grace_ms, since: *since, changed: 0, private: "{}".into(), payload };
         let most = self.core.settings.namespace(channel).and_then(|namespace| namespace.max_members);
         let most = most.unwrap_or(self.core.settings.limits.members_per_channel) as u64;

@@ -112,7 +112,13 @@ impl Ghost {
     }
 
     async fn join(&mut self, name: &'static str) -> bool {
-        let command = Command::Join { channel: channel(name), state: Map::new(), watch: None, grace_ms: None };
+        let command = Command::Join {
+            channel: channel(name),
+            state: Map::new(),
+            watch: None,
+            grace_ms: None,
+            on_leave: Default::default(),
+        };
         let joined = self.execute(command).await;
         if joined {
             self.joined.insert(name);

@@ -329,7 +329,13 @@ impl Person {
             (false, _) => {
                 self.world.truth.lock().unwrap().joining(name, &id, self.user.as_str(), now);
                 self.joined.insert(name, Sure::Unknown);
-                Command::Join { channel: channel(name), state: self.state(), watch: None, grace_ms: None }
+                Command::Join {
+                    channel: channel(name),
+                    state: self.state(),
+                    watch: None,
+                    grace_ms: None,
+                    on_leave: Default::default(),
+                }
             }
             (true, 0) => Command::Update { channel: channel(name), patch: self.state() },
             (true, _) => {
@@ -414,7 +420,13 @@ impl Person {
     async fn join(&mut self, name: &'static str) {
         let id = self.id();
         self.world.truth.lock().unwrap().joining(name, &id, self.user.as_str(), self.now());
-        let command = Command::Join { channel: channel(name), state: self.state(), watch: None, grace_ms: None };
+        let command = Command::Join {
+            channel: channel(name),
+            state: self.state(),
+            watch: None,
+            grace_ms: None,
+            on_leave: Default::default(),
+        };
         let result = self.execute(command).await;
         let now = self.now();
         let mut truth = self.world.truth.lock().unwrap();

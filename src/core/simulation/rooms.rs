@@ -34,7 +34,13 @@ pub(super) async fn faults(world: Arc<World>) -> Vec<String> {
         let watch = Command::Watch { channel: room.clone(), level: Level::Users, since: None };
         let Reply::Watching(mut watch) = watcher.execute(watch, &wake).await.unwrap() else { panic!("no watch") };
         sleep(Duration::from_millis(chance::within(0..80))).await;
-        let join = Command::Join { channel: room, state: Default::default(), watch: None, grace_ms: None };
+        let join = Command::Join {
+            channel: room,
+            state: Default::default(),
+            watch: None,
+            grace_ms: None,
+            on_leave: Default::default(),
+        };
         person.execute(join, &wake).await.unwrap();
         sleep(Duration::from_millis(LAG)).await;
         let mut shown = 0;

@@ -430,14 +430,14 @@ impl Socket {
                 }
                 self.start(id, Command::Watch { channel, level, since });
             }
-            Request::Join { channel, state, watch, grace_ms } => {
+            Request::Join { channel, state, watch, grace_ms, on_leave } => {
                 if watch.is_some()
                     && let Err(error) = self.may_watch_more(&channel)
                 {
                     self.refuse(id, &error);
                     return Ok(());
                 }
-                self.start(id, Command::Join { channel, state, watch, grace_ms });
+                self.start(id, Command::Join { channel, state, watch, grace_ms, on_leave });
             }
             Request::Leave { channel } => self.start(id, Command::Leave { channel }),
             Request::Update { channel, patch } => self.start(id, Command::Update { channel, patch }),

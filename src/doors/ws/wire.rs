@@ -5,7 +5,7 @@ use serde::{
     Deserialize, Deserializer, Serialize,
     de::{DeserializeOwned, IgnoredAny},
 };
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, value::RawValue};
 
 use crate::{
     core::{Cause, Code, Error, Frame, Lists, Snapshot, Whole},
@@ -40,7 +40,13 @@ pub enum Request {
     /// The introduction.
     Hello { token: Option<String>, resume: Option<String>, device: Option<String>, present: bool },
     /// Be present in a channel.
-    Join { channel: ChannelName, state: Map<String, Value>, watch: Option<Level>, grace_ms: Option<u64> },
+    Join {
+        channel: ChannelName,
+        state: Map<String, Value>,
+        watch: Option<Level>,
+        grace_ms: Option<u64>,
+        on_leave: Map<String, Value>,
+    },
     /// Not be present any more.
     Leave { channel: ChannelName },
     /// Merge patch of the state.
@@ -98,6 +104,8 @@ struct JoinShape {
     watch: bool,
     level: Option<Level>,
     grace_ms: Option<u64>,
+    #[serde(default)]
+    on_leave: Map<String, Value>,
 }
 
 #[derive(Deserialize)]
@@ -219,14 +227,15 @@ pub fn read(text: &str) -> Result<(Option<u64>, Request), Fault> {
             Request::Hello { token, resume, device, present }
         }
         "join" => {
-            let JoinShape { channel, state, watch, level, grace_ms } = shape(object).map_err(bad)?;
+            let JoinShape { channel, state, watch, level, grace_ms, on_leave } = shape(object).map_err(bad)?;
             if grace_ms.is_some_and(|grace| grace > MAX_GRACE_MS) {
                 return Err(bad(format!("`grace_ms` is at most {MAX_GRACE_MS}")));
             }
             if level.is_some() && !watch {
                 return Err(bad("`level` belongs to a watch; add \"watch\":true".into()));
             }
-            Request::Join { channel: channel.0, state, watch: watch.then(|| level.unwrap_or_default()), grace_ms }
+            let watch = watch.then(|| level.unwrap_or_default());
+            Request::Join { channel: channel.0, state, watch, grace_ms, on_leave }
         }
         "leave" => Request::Leave { channel: shape::<ChannelShape>(object).map_err(bad)?.channel.0 },
         "update" => {
@@ -391,7 +400,7 @@ enum Event<'a> {
         epoch: &'a Epoch,
         version: u64,
         #[serde(skip_serializing_if = "Option::is_none")]
-        members: Option<Vec<&'a serde_json::value::RawValue>>,
+        members: Option<Vec<&'a RawValue>>,
         occupancy: Occupancy,
         more: bool,
         #[serde(skip_serializing_if = "Option::is_none")]
@@ -466,7 +475,7 @@ pub fn snapshot(channel: &ChannelName, snapshot: &Snapshot, cause: Option<Cause>
         Whole::Connections(connections) => Some(entries(connections)),
         Whole::Occupancy => None,
     };
-    let page = |members: Option<&[Box<serde_json::value::RawValue>]>, more| {
+    let page = |members: Option<&[Box<RawValue>]>, more| {
         encode(&Event::Snapshot {
             channel,
             level: snapshot.level,
@@ -494,7 +503,7 @@ pub fn snapshot(channel: &ChannelName, snapshot: &Snapshot, cause: Option<Cause>
     pages
 }
 
-fn entries<'a, T>(list: &'a [T]) -> Vec<Box<serde_json::value::RawValue>>
+fn entries<'a, T>(list: &'a [T]) -> Vec<Box<RawValue>>
 where
     MemberShape<'a>: From<&'a T>,
 {
