@@ -74,6 +74,10 @@ pub struct Metrics {
     pub mirrors_by_mode: Family<In, Gauge>,
     /// Changes heard on feeds.
     pub published: Counter,
+    /// Signs of typing and signals that clients of this instance have given.
+    pub asides: Family<Because, Counter>,
+    /// Those that watchers here who were behind have lost.
+    pub asides_lost: Counter,
     /// Times a mirror was read anew, by cause.
     pub readings: Family<Because, Counter>,
     /// Snapshots sent, by cause (`first` for a new watch).
@@ -143,6 +147,8 @@ impl Metrics {
                 Family::default(),
             ),
             published: of.add("published", "Changes heard on feeds", Counter::default()),
+            asides: of.add("asides", "Signs of typing and signals by clients", reasons(["signal", "typing"])),
+            asides_lost: of.add("asides_lost", "Those that slow watchers here have lost", Counter::default()),
             readings: of.add("readings", "Rosters read by cause", reasons(["first", "gap"])),
             snapshots: of.add("snapshots", "Snapshots sent by cause", reasons(["first", "slow", "mode"])),
             frames: of.add("frames", "Frames written to sockets", Counter::default()),

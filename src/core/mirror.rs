@@ -1,5 +1,6 @@
 //! A mirror: the state of one roster at a version, kept for those here who watch it.
 
+mod asides;
 mod copies;
 mod frames;
 mod pace;
@@ -10,12 +11,14 @@ use std::{
     collections::VecDeque,
     sync::{
         Arc, Mutex, MutexGuard,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 
 use tokio::{sync::Notify, time::Instant};
 
+pub use self::asides::{Aside, Listening};
 pub use self::frames::{Cause, Copy, Delivery, Encoded, Frame, Lists, Snapshot, Whole};
 pub(crate) use self::state::present;
 use self::{
@@ -24,6 +27,7 @@ use self::{
 };
 use crate::{
     domain::{
+        aside::{Said, What},
         delta::Net,
         level::Level,
         member::Roll,
@@ -84,6 +88,10 @@ pub struct Mirror {
     /// The keeper is to read the roster, or to flush later.
     pub(crate) errands: Notify,
     wants_reading: std::sync::atomic::AtomicBool,
+    /// How many asides there have been: most watchers have heard all of them, and see it by this alone.
+    asides: AtomicU64,
+    /// Somebody types.
+    typing: Notify,
 }
 
 impl Mirror {
@@ -108,6 +116,7 @@ impl Mirror {
             timing: Default::default(),
             pace: Pace::new(bounds),
             copy_at: None,
+            asides: Default::default(),
             wakes: Vec::new(),
         };
         Self {
@@ -117,6 +126,8 @@ impl Mirror {
             watchers: AtomicUsize::new(0),
             errands: Notify::new(),
             wants_reading: true.into(),
+            asides: AtomicU64::new(0),
+            typing: Notify::new(),
         }
     }
 
@@ -154,6 +165,9 @@ impl Mirror {
             if state.wakes[at].1 == 0 {
                 state.wakes.swap_remove(at);
             }
+        }
+        if state.wakes.is_empty() {
+            state.asides.forget();
         }
         drop(state);
         self.errands.notify_one();
@@ -300,6 +314,66 @@ impl Mirror {
         Some(Delivery::Copy(copy))
     }
 
+    /// Where a watcher begins who hears asides from here on, all but what `connection` says.
+    pub fn listen(&self, connection: ConnectionId) -> Listening {
+        self.lock().asides.listen(connection)
+    }
+
+    /// The next aside for a watcher who has been told of all changes that there are. Who has yet to be shown the roster hears nothing.
+    pub fn next_aside(&self, cursor: &Cursor, listening: &mut Listening) -> Option<Delivery> {
+        if matches!(cursor.at, At::Start { .. }) || listening.has_all(self.asides.load(Ordering::Acquire)) {
+            return None;
+        }
+        let (aside, lost) = self.lock().asides.next(listening)?;
+        Some(Delivery::Aside { aside, lost })
+    }
+
+    /// The feed told what is said. Typing lasts so long, if nothing more is heard of it.
+    pub(crate) fn hear_aside(&self, said: Said, lasts: Duration) {
+        let is_typing = matches!(said.what, What::Typing(true));
+        let mut state = self.lock();
+        state.asides.hear(said, Instant::now() + lasts);
+        self.wake_listeners(&mut state);
+        drop(state);
+        if is_typing {
+            self.typing.notify_one();
+        }
+    }
+
+    /// Ends in its time what nobody says any more. Runs beside the keeper, whose readings may take long.
+    pub(crate) async fn end_typing(&self) {
+        loop {
+            let next_at = {
+                let mut state = self.lock();
+                let next_at = state.asides.end_due(Instant::now());
+                self.wake_listeners(&mut state);
+                next_at
+            };
+            let over = async {
+                match next_at {
+                    Some(at) => tokio::time::sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                () = self.typing.notified() => {}
+                () = over => {}
+            }
+        }
+    }
+
+    /// Wakes whoever watches if something has been said that was not there before.
+    fn wake_listeners(&self, state: &mut State) {
+        if state.wakes.is_empty() {
+            state.asides.forget();
+        }
+        let end = state.asides.end();
+        if self.asides.swap(end, Ordering::Release) != end {
+            self.wake(state);
+        }
+    }
+
     /// The feed told of changes.
     pub(crate) fn hear(&self, published: Published) {
         let mut state = self.lock();
@@ -316,6 +390,7 @@ impl Mirror {
             self.errands.notify_one();
             return;
         }
+        self.wake_listeners(&mut state);
         self.flush_or_wait(&mut state);
     }
 
@@ -416,6 +491,7 @@ impl Mirror {
             state.unmark();
         }
         state.expected = None;
+        self.wake_listeners(&mut state);
         // Those who waited for this very reading look again.
         self.wake(&state);
         again

@@ -14,6 +14,7 @@ use tokio::{
 use super::mirror::{Mirror, Wake};
 use crate::{
     domain::{
+        aside::Said,
         chance::Map,
         level::Level,
         mode::{Bounds, Mode},
@@ -66,7 +67,7 @@ impl Mirrors {
                 let mirror = Arc::new(Mirror::new(open.0, key.clone(), self.bounds));
                 open.1.insert(key.clone(), mirror.clone());
                 self.metrics.mirrors.set(i64::try_from(open.1.len()).unwrap_or(i64::MAX));
-                vital::spawn("mirror", self.clone().keep(mirror.clone()));
+                vital::spawn("mirror", self.clone().keep_all(mirror.clone()));
                 mirror
             }
         };
@@ -89,6 +90,13 @@ impl Mirrors {
         self.metrics.published.inc();
         if let Some(mirror) = self.get(&published.roster) {
             mirror.hear(published);
+        }
+    }
+
+    /// The feed told what is said in a roster. Typing lasts so long.
+    pub fn hear_aside(&self, roster: &RosterKey, said: Said, lasts: Duration) {
+        if let Some(mirror) = self.get(roster) {
+            mirror.hear_aside(said, lasts);
         }
     }
 
@@ -147,6 +155,15 @@ impl Mirrors {
             if !mirror.has(&numbers.epoch, numbers.settling, number) {
                 mirror.want_reading();
             }
+        }
+    }
+
+    /// Keeps one mirror, and what is said in it.
+    async fn keep_all(self: Arc<Self>, mirror: Arc<Mirror>) {
+        tokio::select! {
+            biased;
+            () = self.keep(mirror.clone()) => {}
+            () = mirror.end_typing() => {}
         }
     }
 

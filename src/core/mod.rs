@@ -1,5 +1,6 @@
 //! The service as the doors see it. Knows neither HTTP nor Redis.
 
+mod asides;
 mod bars;
 mod error;
 mod heart;
@@ -25,6 +26,7 @@ mod simulation;
 mod sweeper;
 #[cfg(test)]
 mod tests;
+mod typers;
 
 use std::{sync::Arc, time::Duration};
 
@@ -34,10 +36,11 @@ use tokio::{
 };
 
 pub use self::{
+    asides::Addressee,
     bars::Barred,
     error::{Code, Error},
-    mirror::{Cause, Copy, Delivery, Encoded, Frame, Lists, Mirror, Snapshot, Wake, Whole},
-    notices::{Notice, Notices, Out},
+    mirror::{Aside, Cause, Copy, Delivery, Encoded, Frame, Lists, Mirror, Snapshot, Wake, Whole},
+    notices::{Notice, Notices, Out, Typing},
     putting_out::Revocation,
     queries::{Count, Device, Listing, UserInfo},
     session::{Command, Hello, HelloError, Reply, ResumeClaim, Session, Watch, Welcome},
@@ -240,6 +243,8 @@ impl Core {
             tokio::task::consume_budget().await;
             match event {
                 FeedEvent::Published(published) => self.mirrors.hear(published),
+                FeedEvent::Said(roster, said) => self.mirrors.hear_aside(&roster, said, self.typing_lasts()),
+                FeedEvent::Control(_, Control::Typing(towards)) => self.hear_typing(&towards),
                 FeedEvent::Control(_, Control::Overruled { roster, connection, take, reason }) => {
                     self.ledger.overruled(&connection, &roster, take, reason);
                 }

@@ -1,13 +1,21 @@
 //! What a session must hear though it asked for nothing. A fixed amount of memory: later notices replace earlier ones.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, MutexGuard},
 };
 
-use tokio::sync::Notify;
+use tokio::{
+    sync::Notify,
+    time::{Duration, Instant, sleep_until},
+};
 
-use crate::domain::{member::Reason, name::ChannelName};
+use super::typers::Typers;
+use crate::domain::{
+    aside::Towards,
+    member::Reason,
+    name::{ChannelName, UserName},
+};
 
 /// As many channels that an app server wants joined wait for the session; one more is dropped, and whoever asked for it finds it missing.
 const JOINS: usize = 16;
@@ -38,6 +46,39 @@ pub enum Notice {
     Join(ChannelName, Option<Arc<str>>),
 }
 
+/// Somebody has begun or ended to type towards the session's user.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Typing {
+    /// The session's user.
+    pub to: UserName,
+    /// Who.
+    pub by: UserName,
+    /// Whether it has begun.
+    pub typing: bool,
+}
+
+/// Who types towards the session's user, and of whom the session knows it. What changes back meanwhile is not told.
+#[derive(Debug, Default)]
+struct Typists {
+    to: Option<UserName>,
+    typers: Typers,
+    told: BTreeSet<UserName>,
+}
+
+impl Typists {
+    fn take(&mut self) -> Option<Typing> {
+        self.typers.end_due(Instant::now());
+        let to = self.to.clone()?;
+        if let Some(by) = self.told.iter().find(|user| !self.typers.has(user)).cloned() {
+            self.told.remove(&by);
+            return Some(Typing { to, by, typing: false });
+        }
+        let by = self.typers.users().find(|user| !self.told.contains(*user)).cloned()?;
+        self.told.insert(by.clone());
+        Some(Typing { to, by, typing: true })
+    }
+}
+
 #[derive(Debug, Default)]
 struct Board {
     ended: Option<Notice>,
@@ -46,11 +87,13 @@ struct Board {
     joins: BTreeMap<ChannelName, Option<Arc<str>>>,
 }
 
-/// The notices of one session. At most one of a kind for each channel.
+/// The notices of one session. At most one of a kind for each channel, and as many of typing as there are [typers](super::typers).
 #[derive(Debug, Default)]
 pub struct Notices {
     board: Mutex<Board>,
     wake: Notify,
+    typists: Mutex<Typists>,
+    typing: Notify,
 }
 
 impl Notices {
@@ -71,6 +114,47 @@ impl Notices {
             }
             self.wake.notified().await;
         }
+    }
+
+    /// Waits until somebody has begun or ended to type towards the user. Apart from the rest: who does not read need not be told. Cancel-safe.
+    pub async fn next_typing(&self) -> Typing {
+        loop {
+            let next_at = {
+                let mut typists = self.typists.lock().expect("nothing panics while it holds them");
+                match typists.take() {
+                    Some(typing) => return typing,
+                    None => typists.typers.next_at(),
+                }
+            };
+            let over = async {
+                match next_at {
+                    Some(at) => sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                () = self.typing.notified() => {}
+                () = over => {}
+            }
+        }
+    }
+
+    /// Somebody types towards the user, for so long if nothing more is heard of it, or does so no more.
+    pub(crate) fn typing(&self, towards: &Towards, lasts: Duration) {
+        let Towards { to, by, connection, typing } = towards;
+        let mut typists = self.typists.lock().expect("nothing panics while it holds them");
+        typists.to = Some(to.clone());
+        // What is over by time makes room, also where nobody has looked since.
+        let now = Instant::now();
+        typists.typers.end_due(now);
+        if *typing {
+            typists.typers.begin(by, connection, now + lasts);
+        } else {
+            typists.typers.end(by, connection);
+        }
+        drop(typists);
+        self.typing.notify_one();
     }
 
     fn take(&self, is_free: bool) -> Option<Notice> {

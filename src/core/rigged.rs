@@ -11,6 +11,7 @@ use futures_util::FutureExt as _;
 use super::simulation::Line;
 use crate::{
     domain::{
+        aside::Said,
         bar::{Barring, BarsThere},
         name::{ChannelName, ConnectionId, RosterKey, UserName},
         partition::{Batch, Beat, Refusal, Renewal, Sweep, Swept, Terms},
@@ -207,6 +208,11 @@ impl Store for Rigged {
 
     async fn totals(&self) -> Result<Totals, StoreError> {
         self.memory.totals().await
+    }
+
+    async fn say(&self, roster: &RosterKey, said: &Said) -> Result<(), StoreError> {
+        let (memory, roster, said) = (self.memory.clone(), roster.clone(), said.clone());
+        self.line.read("say", move || at_once(memory.say(&roster, &said))).await?
     }
 
     async fn freeze(&self, name: &str, text: &str) -> Result<(), StoreError> {

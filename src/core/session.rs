@@ -1,5 +1,6 @@
 //! One caller: commands in, replies out, and what it must hear unasked.
 
+mod asides;
 mod opening;
 mod placed;
 mod standing;
@@ -14,11 +15,11 @@ use tokio::{
 
 use self::standing::Standing;
 use super::{
-    Core,
+    Addressee, Core,
     bars::{Barred, Seat},
     error::{Code, Error},
     ledger::{Content, Settlement},
-    mirror::{Cursor, Delivery, Mirror, Wake},
+    mirror::{Cursor, Delivery, Listening, Mirror, Wake},
     notices::Notices,
 };
 use crate::domain::{
@@ -141,6 +142,22 @@ pub enum Command {
     },
     /// The person is active.
     Active,
+    /// The user types, or does so no more.
+    Typing {
+        /// To whom.
+        addressee: Addressee,
+        /// Whether it goes on.
+        typing: bool,
+    },
+    /// Tell whoever watches a channel just now.
+    Send {
+        /// Where.
+        channel: ChannelName,
+        /// Anything, as compact JSON.
+        data: Arc<RawValue>,
+        /// Tell this connection too, if it watches.
+        echo: bool,
+    },
 }
 
 /// What came of a command.
@@ -166,6 +183,7 @@ pub struct Watch {
     channel: ChannelName,
     mirror: Arc<Mirror>,
     cursor: Cursor,
+    listening: Listening,
     wake: Arc<dyn Wake>,
 }
 
@@ -187,7 +205,7 @@ impl Watch {
 
     /// What the watcher gets next, if there is anything now.
     pub fn deliver(&mut self) -> Option<Delivery> {
-        self.mirror.next(&mut self.cursor)
+        self.mirror.next(&mut self.cursor).or_else(|| self.mirror.next_aside(&self.cursor, &mut self.listening))
     }
 
     /// Gives up the snapshot with which the watch began, if its reader is too slow for it: what follows on it will not be kept until it is read. Then the
@@ -249,6 +267,8 @@ pub struct Session {
     standing: Standing,
     /// An app server's, who sees what it asks for: the levels of namespaces are for clients.
     is_of_server: bool,
+    /// To whom the user types, until when.
+    typing: BTreeMap<Addressee, Instant>,
 }
 
 impl Session {
@@ -276,6 +296,7 @@ impl Session {
             is_over: false,
             standing: Standing::new(),
             is_of_server: false,
+            typing: BTreeMap::new(),
         };
         let mut take = 1;
         let mut resumed = false;
@@ -362,6 +383,7 @@ impl Session {
         if std::mem::replace(&mut self.is_over, true) || self.user.is_none() {
             return;
         }
+        self.stop_typing();
         match reason {
             Some(reason) => self.core.ledger.leave_all(&self.connection, self.owner, reason),
             None => self.core.ledger.broke(&self.connection, self.owner),
@@ -392,6 +414,8 @@ impl Session {
                 self.note_active();
                 Ok(Reply::Done)
             }
+            Command::Typing { addressee, typing } => self.types(addressee, typing).await,
+            Command::Send { channel, data, echo } => self.send(channel, data, echo).await,
         }
     }
 
@@ -559,7 +583,8 @@ impl Session {
             (level, _) => level,
         };
         let mirror = self.core.mirrors.watch(&RosterKey::Channel(channel.clone()), level, wake);
-        Watch { channel, mirror, cursor: Cursor::new(level, least, since), wake: wake.clone() }
+        let listening = mirror.listen(self.connection.clone());
+        Watch { channel, mirror, cursor: Cursor::new(level, least, since), listening, wake: wake.clone() }
     }
 
     /// A fresh token for the same user: what it says holds from here on.

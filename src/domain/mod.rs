@@ -1,5 +1,6 @@
 //! The rules of presence, as pure code: no clock, no task, no Redis, no socket. Time is a parameter.
 
+pub mod aside;
 pub mod bar;
 pub mod chance;
 pub mod clock;

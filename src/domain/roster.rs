@@ -3,6 +3,7 @@
 use std::{fmt, sync::Arc};
 
 use super::{
+    aside::Towards,
     bar::Bar,
     member::{Occupancy, Reason},
     name::{ChannelName, ConnectionId, RosterKey, UserName},
@@ -277,6 +278,8 @@ pub enum Control {
     Settled(Epoch),
     /// The connections of a user who has several have changed, or what is kept of the user: whoever has some of them looks.
     Person(UserName),
+    /// Somebody types towards one user, some of whose connections are here.
+    Typing(Towards),
     /// A row that this instance answered for was removed or taken by somebody else.
     Overruled {
         /// Where.

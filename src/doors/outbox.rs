@@ -173,6 +173,11 @@ impl Outbox {
                     });
                     return encoded.first().cloned();
                 }
+                Some(Delivery::Aside { aside, lost }) => {
+                    metrics.asides_lost.inc_by(lost);
+                    self.last = Some(channel.clone());
+                    return aside.encoded.get(|| vec![wire::aside(&channel, &aside)]).first().cloned();
+                }
                 Some(Delivery::Snapshot(snapshot)) => {
                     let pages = snapshot.encoded.get(|| wire::snapshot(&channel, &snapshot, None));
                     let pages = Pages::First(pages.iter().cloned().collect());

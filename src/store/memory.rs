@@ -13,6 +13,7 @@ use super::{
     StoreError, Totals, queue::Queue,
 };
 use crate::domain::{
+    aside::Said,
     bar::{Barring, BarsThere},
     chance,
     name::{ChannelName, ConnectionId, RosterKey, UserName},
@@ -363,6 +364,16 @@ impl Store for Memory {
             })
             .collect();
         Ok(totals)
+    }
+
+    async fn say(&self, roster: &RosterKey, said: &Said) -> Result<(), StoreError> {
+        // Under the lock, as changes are: whoever says something after a change is heard after it.
+        for feed in self.lock().feeds.iter().filter_map(Weak::upgrade) {
+            if feed.followed().contains_key(roster) {
+                feed.queue.push(FeedEvent::Said(roster.clone(), said.clone()));
+            }
+        }
+        Ok(())
     }
 
     async fn freeze(&self, name: &str, text: &str) -> Result<(), StoreError> {

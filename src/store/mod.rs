@@ -11,6 +11,7 @@ use std::{sync::Arc, time::Duration};
 use async_trait::async_trait;
 
 use crate::domain::{
+    aside::Said,
     bar::{Barring, BarsThere},
     member::Occupancy,
     name::{ChannelName, ConnectionId, RosterKey, UserName},
@@ -214,6 +215,9 @@ pub trait Store: Send + Sync + 'static {
     /// The counts over everything.
     async fn totals(&self) -> Result<Totals, StoreError>;
 
+    /// Tells whoever follows the roster just now what is said there, and keeps nothing of it.
+    async fn say(&self, roster: &RosterKey, said: &Said) -> Result<(), StoreError>;
+
     /// Keeps a frozen text (pages of a list at one version) for about a minute, for every instance.
     async fn freeze(&self, name: &str, text: &str) -> Result<(), StoreError>;
 
@@ -235,6 +239,8 @@ pub const SCHEMA: PartitionId = 0;
 pub enum FeedEvent {
     /// A followed roster changed.
     Published(Published),
+    /// Something was said in a followed roster.
+    Said(RosterKey, Said),
     /// Instances are told something, by a partition.
     Control(PartitionId, Control),
     /// Events may have been missed; what follows is not known to be complete until `Restored`.

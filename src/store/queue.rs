@@ -8,6 +8,7 @@ use std::{
 use tokio::sync::Notify;
 
 use super::FeedEvent;
+use crate::domain::roster::Control;
 
 /// A bounded queue of events. When it is full events are dropped; its reader gets what waits, then `Lost`, and `Restored` if the feed itself is whole.
 #[derive(Debug)]
@@ -35,9 +36,13 @@ impl Queue {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Adds an event, or drops it and remembers that.
+    /// Adds an event, or drops it and remembers that. What is only said in passing gives way long before: a flood of it takes no change's place.
     pub(super) fn push(&self, event: FeedEvent) {
         let mut waiting = self.lock();
+        let is_aside = matches!(event, FeedEvent::Said(..) | FeedEvent::Control(_, Control::Typing(_)));
+        if is_aside && (waiting.overflowed || waiting.events.len() >= self.most / 2) {
+            return;
+        }
         waiting.overflowed |= waiting.events.len() >= self.most;
         if !waiting.overflowed {
             waiting.events.push_back(event);
@@ -86,7 +91,11 @@ impl Waiting {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::{roster::Control, version::Epoch};
+    use crate::domain::{
+        aside::Towards,
+        name::{ConnectionId, UserName},
+        version::Epoch,
+    };
 
     fn said(number: usize) -> FeedEvent {
         FeedEvent::Control(0, Control::Epoch(Epoch::new(&number.to_string())))
@@ -112,6 +121,28 @@ mod tests {
         assert_eq!(names(&queue, 4).await, ["0", "1", "lost", "restored"]);
         queue.push(said(9));
         assert_eq!(names(&queue, 1).await, ["9"]);
+    }
+
+    #[tokio::test]
+    async fn what_is_said_in_passing_gives_way_to_changes() {
+        let queue = Queue::new(4);
+        let towards = Towards {
+            to: UserName::parse("ben").unwrap(),
+            by: UserName::parse("ann").unwrap(),
+            connection: ConnectionId::from_bytes([1; 16]),
+            typing: true,
+        };
+        let aside = || FeedEvent::Control(0, Control::Typing(towards.clone()));
+        queue.push(aside());
+        queue.push(said(1));
+        // Half of it is taken: two more changes have room, and no aside.
+        (0..10).for_each(|_| queue.push(aside()));
+        queue.push(said(2));
+        queue.push(said(3));
+        assert!(matches!(queue.next().await, FeedEvent::Control(_, Control::Typing(_))));
+        assert_eq!(names(&queue, 3).await, ["1", "2", "3"]);
+        queue.push(said(4));
+        assert_eq!(names(&queue, 1).await, ["4"], "nothing was lost");
     }
 
     #[tokio::test]

@@ -23,7 +23,7 @@ pub fn now_s() -> u64 {
 
 /// A `can` that allows everything.
 pub fn everything() -> Value {
-    json!({"join": ["**"], "watch": ["**"], "typing": ["**"], "users": ["**"], "status": true})
+    json!({"join": ["**"], "watch": ["**"], "typing": ["**"], "send": ["**"], "users": ["**"], "status": true})
 }
 
 fn claims(user: &str, more: Value) -> Value {

@@ -14,7 +14,7 @@ use super::{
     answered,
 };
 use crate::{
-    core::mirror::present,
+    core::{mirror::present, notices::Notices},
     domain::{
         member::{Reason, Shown, Status},
         name::{ConnectionId, RosterKey, UserName},
@@ -148,6 +148,14 @@ impl Ledger {
     /// Whether some of the user's connections are here, or were a moment ago.
     pub fn knows(&self, user: &UserName) -> bool {
         self.lock().people.contains_key(user)
+    }
+
+    /// The sessions of a user that are here.
+    pub fn sessions_of(&self, user: &UserName) -> Vec<(ConnectionId, Arc<Notices>)> {
+        let book = self.lock();
+        let connections = book.people.get(user).into_iter().flat_map(|local| &local.connections);
+        let session = |id: &ConnectionId| Some((id.clone(), book.accounts.get(id)?.notices.clone()?));
+        connections.filter_map(session).collect()
     }
 
     /// Whether the user is shown to nobody, as far as this instance knows.

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use bytes::Bytes;
 use tokio::time::Instant;
 
+use super::Aside;
 use crate::domain::{
     delta::{ConnectionDelta, UserDelta},
     level::Level,
@@ -165,4 +166,11 @@ pub enum Delivery {
     Copy(Arc<Copy>),
     /// A change.
     Frame(Arc<Frame>),
+    /// What was said in passing.
+    Aside {
+        /// What.
+        aside: Arc<Aside>,
+        /// How many were lost before it to a watcher who was behind.
+        lost: u64,
+    },
 }

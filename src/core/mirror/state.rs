@@ -8,7 +8,10 @@ use std::{
 
 use tokio::time::Instant;
 
-use super::{Cause, Copy, Encoded, Frame, Lists, Snapshot, Wake, Whole, copies::Copies, pace::Pace, timing::Timing};
+use super::{
+    Cause, Copy, Encoded, Frame, Lists, Snapshot, Wake, Whole, asides::Asides, copies::Copies, pace::Pace,
+    timing::Timing,
+};
 use crate::{
     domain::{
         chance,
@@ -188,6 +191,7 @@ pub(super) struct State {
     pub(super) pace: Pace,
     /// When there may be another copy for a slow watcher who waits for it.
     pub(super) copy_at: Option<Instant>,
+    pub(super) asides: Asides,
     pub(super) wakes: Vec<(Arc<dyn Wake>, usize)>,
 }
 
@@ -293,6 +297,9 @@ impl State {
     pub(super) fn step(&mut self, from: Version, to: Version, touches: Vec<Touch>) {
         for (connection, before, left) in &touches {
             self.net.touch(connection, before.as_ref(), *left);
+            if let (Some(before), Some(_)) = (before, left) {
+                self.asides.gone(&before.user, connection);
+            }
         }
         self.timing.reached(&to);
         self.version = Some(to);

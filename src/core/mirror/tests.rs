@@ -148,6 +148,7 @@ impl Watcher {
     fn next(&mut self, scene: &Scene) -> String {
         let Some(delivery) = scene.mirror.next(&mut self.cursor) else { return "nothing".to_owned() };
         match delivery {
+            Delivery::Aside { .. } => panic!("asides come by themselves"),
             Delivery::Snapshot(snapshot) => self.take("", &snapshot),
             Delivery::Copy(copy) => {
                 // What its pages show, the first time that somebody asks for them; later ones get the same.

@@ -50,7 +50,7 @@ pub(super) async fn faults(world: Arc<World>) -> Vec<String> {
                     Whole::Users(members) => members.len(),
                     _ => 0,
                 },
-                Delivery::Copy(_) => 0,
+                Delivery::Copy(_) | Delivery::Aside { .. } => 0,
                 Delivery::Frame(frame) => match &frame.lists {
                     Lists::Users(delta) => delta.join.len(),
                     _ => 0,

@@ -147,6 +147,7 @@ impl Watcher {
                 };
                 Ok(())
             }
+            Delivery::Aside { .. } => Err("nobody here says anything in passing".to_owned()),
             Delivery::Copy(_) => Err("a copy for the slow, and nobody here is slow".to_owned()),
             Delivery::Frame(frame) => {
                 let follows = view.version.as_ref() == Some(&frame.from);
@@ -233,5 +234,6 @@ fn told(delivery: &Delivery) -> String {
             format!("{:?} {:?} {:?}", snapshot.version, snapshot.whole, snapshot.occupancy)
         }
         Delivery::Copy(_) => "a copy".to_owned(),
+        Delivery::Aside { aside, .. } => format!("{aside:?}"),
     }
 }

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     auth,
-    core::{Code, Command, Error, Notice, Notices, Reply, Session, Welcome},
+    core::{Code, Command, Error, Notice, Notices, Reply, Session, Typing, Welcome},
     domain::{
         member::Reason,
         name::{ChannelName, ConnectionId},
@@ -96,6 +96,8 @@ pub struct Socket {
     held_back: Option<Inbound>,
     connection: Option<ConnectionId>,
     bucket: Bucket,
+    /// The same of signals and signs of typing.
+    asides: Bucket,
     /// From when on a `hello` is waited for.
     hello_from: Instant,
     heard_at: Instant,
@@ -111,6 +113,7 @@ impl Socket {
         let now = Instant::now();
         Self {
             bucket: Bucket::new(doors.limits.operations_per_second, now),
+            asides: Bucket::new(doors.limits.signals_per_second, now),
             doors,
             sender,
             outbox: Outbox::on_this_worker(),
@@ -184,6 +187,8 @@ impl Socket {
             let notices = self.notices.clone();
             // What is about channels waits for the session; and for a client that does not read, as its own operations do.
             let is_free = self.session.is_some() && self.operation.is_none() && !self.outbox.has_replies();
+            // Each is one answer more: they wait, and what changes back meanwhile is not told.
+            let typists = self.notices.clone().filter(|_| !self.outbox.has_replies());
             tokio::select! {
                 biased;
                 () = self.sender.drained() => {}
@@ -199,6 +204,7 @@ impl Socket {
                         return close;
                     }
                 }
+                typing = wait_for_typing(typists) => self.outbox.reply(wire::typing(&typing)),
                 marked = ear.heard() => self.outbox.mark(marked),
                 inbound = receiver.receive(), if reads => {
                     self.heard_at = Instant::now();
@@ -447,6 +453,17 @@ impl Socket {
                 self.start(id, Command::Status { status, text, until });
             }
             Request::Active => self.start(id, Command::Active),
+            Request::Typing { addressee, typing } => {
+                if typing && !self.may_say_more(id) {
+                    return Ok(());
+                }
+                self.start(id, Command::Typing { addressee, typing });
+            }
+            Request::Send { channel, data, echo } => {
+                if self.may_say_more(id) {
+                    self.start(id, Command::Send { channel, data: data.into(), echo });
+                }
+            }
             Request::GetChannel { channel } => self.ask(move |doors, session| async move {
                 let found = answers::channel(&doors, &session, &channel).await;
                 Finished { session: Some(session), answer: body(id, found) }
@@ -462,6 +479,19 @@ impl Socket {
             Request::Refresh { token } => self.ask(move |doors, session| refresh(doors, session, id, token)),
         }
         Ok(())
+    }
+
+    /// Whether another aside may be said just now; refuses it otherwise.
+    fn may_say_more(&mut self, id: Option<u64>) -> bool {
+        let wait_ms = self.asides.take(Instant::now());
+        if wait_ms > 0 {
+            let most = self.doors.limits.signals_per_second;
+            let message = format!("at most {most} signals and signs of typing a second; slow down");
+            let mut error = Error::new(Code::RateLimited, message);
+            error.retry_after_ms = Some(wait_ms);
+            self.refuse(id, &error);
+        }
+        wait_ms == 0
     }
 
     fn may_watch_more(&self, channel: &crate::domain::name::ChannelName) -> Result<(), Error> {
@@ -596,6 +626,13 @@ fn body(id: Option<u64>, found: Result<Box<RawValue>, Error>) -> Answer {
 async fn wait_for(operation: &mut Option<Operation>) -> Finished {
     match operation {
         Some(operation) => operation.await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn wait_for_typing(notices: Option<Arc<Notices>>) -> Typing {
+    match notices {
+        Some(notices) => notices.next_typing().await,
         None => std::future::pending().await,
     }
 }

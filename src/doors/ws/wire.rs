@@ -8,8 +8,9 @@ use serde::{
 use serde_json::{Map, Value, value::RawValue};
 
 use crate::{
-    core::{Cause, Code, Error, Frame, Lists, Snapshot, Whole},
+    core::{Addressee, Aside, Cause, Code, Error, Frame, Lists, Snapshot, Typing, Whole},
     domain::{
+        aside::What,
         level::Level,
         member::{Occupancy, Reason},
         mode::Mode,
@@ -57,6 +58,10 @@ pub enum Request {
     Status { status: Option<Choice>, text: Option<String>, until: Option<u64> },
     /// The person is active.
     Active,
+    /// The user types, or does so no more.
+    Typing { addressee: Addressee, typing: bool },
+    /// Tell whoever watches just now.
+    Send { channel: ChannelName, data: Box<RawValue>, echo: bool },
     /// Be told about changes.
     Watch { channel: ChannelName, level: Level, since: Option<Version> },
     /// Not be told any more.
@@ -106,6 +111,23 @@ struct JoinShape {
     grace_ms: Option<u64>,
     #[serde(default)]
     on_leave: Map<String, Value>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TypingShape {
+    channel: Option<Channel>,
+    to: Option<User>,
+    typing: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SendShape {
+    channel: Channel,
+    data: Value,
+    #[serde(default)]
+    echo: bool,
 }
 
 #[derive(Deserialize)]
@@ -178,6 +200,17 @@ impl<'de> Deserialize<'de> for Channel {
         let text = String::deserialize(deserializer)?;
         let name = ChannelName::parse(&text);
         name.map(Self).map_err(|why| serde::de::Error::custom(format!("`channel` is not a channel name: {why}")))
+    }
+}
+
+/// The user to whom something goes, whose refusal says which field it was.
+struct User(UserName);
+
+impl<'de> Deserialize<'de> for User {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let name = UserName::parse(&text);
+        name.map(Self).map_err(|why| serde::de::Error::custom(format!("`to` is not a user's name: {why}")))
     }
 }
 
@@ -254,6 +287,20 @@ pub fn read(text: &str) -> Result<(Option<u64>, Request), Fault> {
             Request::Status { status, text: text.filter(|text| !text.is_empty()), until }
         }
         "active" => shape::<NothingShape>(object).map(|_| Request::Active).map_err(bad)?,
+        "typing" => match shape(object).map_err(bad)? {
+            TypingShape { channel: Some(channel), to: None, typing } => {
+                Request::Typing { addressee: Addressee::Channel(channel.0), typing }
+            }
+            TypingShape { channel: None, to: Some(to), typing } => {
+                Request::Typing { addressee: Addressee::User(to.0), typing }
+            }
+            _ => return Err(bad("one types in one `channel`, or `to` one user".into())),
+        },
+        "send" => {
+            let SendShape { channel, data, echo } = shape(object).map_err(bad)?;
+            let data = serde_json::value::to_raw_value(&data).expect("a JSON value is JSON");
+            Request::Send { channel: channel.0, data, echo }
+        }
         "watch" => {
             let WatchShape { channel, level, since } = shape(object).map_err(bad)?;
             let since = since.map(shape::<SinceShape>).transpose().map_err(|why| bad(format!("`since`: {why}")))?;
@@ -429,6 +476,20 @@ enum Event<'a> {
         epoch: &'a Epoch,
         version: u64,
     },
+    Typing {
+        #[serde(skip_serializing_if = "Option::is_none")]
+        channel: Option<&'a ChannelName>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        to: Option<&'a UserName>,
+        user: &'a UserName,
+        typing: bool,
+    },
+    Signal {
+        channel: &'a ChannelName,
+        user: &'a UserName,
+        data: &'a RawValue,
+        time: u64,
+    },
     Left {
         channel: &'a ChannelName,
         reason: Reason,
@@ -514,6 +575,21 @@ where
 /// An app server had the connection join a channel.
 pub fn joined(channel: &ChannelName, version: &Version) -> Bytes {
     encode(&Event::Joined { channel, epoch: &version.epoch, version: version.number })
+}
+
+/// What somebody says in passing in a channel.
+pub fn aside(channel: &ChannelName, aside: &Aside) -> Bytes {
+    let user = &aside.user;
+    encode(&match &aside.what {
+        What::Typing(typing) => Event::Typing { channel: Some(channel), to: None, user, typing: *typing },
+        What::Signal { data, time, .. } => Event::Signal { channel, user, data, time: *time },
+    })
+}
+
+/// Somebody types towards the user of the socket, or does so no more.
+pub fn typing(typing: &Typing) -> Bytes {
+    let Typing { to, by, typing } = typing;
+    encode(&Event::Typing { channel: None, to: Some(to), user: by, typing: *typing })
 }
 
 /// Somebody took the connection out of a channel.

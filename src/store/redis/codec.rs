@@ -3,8 +3,10 @@
 use std::{collections::HashMap, sync::Arc};
 
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 
 use crate::domain::{
+    aside::{Said, Towards, What},
     bar::{Bar, Barring, BarsThere, Whom},
     member::{Occupancy, Reason},
     name::{ChannelName, ConnectionId, RosterKey, UserName},
@@ -14,6 +16,11 @@ use crate::domain::{
     tally::Tally,
     version::Epoch,
 };
+use crate::store::FeedEvent;
+
+/// The kinds of asides.
+const TYPING: u64 = 1;
+const SIGNAL: u64 = 2;
 
 /// What stands in Redis or came from it is not what this program writes.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -428,13 +435,40 @@ fn stay(holder: &str) -> Option<Stay> {
     Some(Stay::Ending { reason: Reason::from_stored(reason)?, by: by.into() })
 }
 
+/// What is said in a roster, as its feed tells it. It begins with a number, as no change does.
+pub fn said(said: &Said) -> Vec<u8> {
+    let Said { user, connection, what } = said;
+    let (user, connection) = (user.as_str().into(), connection.as_str().into());
+    match what {
+        What::Typing(typing) => pack(&[TYPING.into(), user, connection, (*typing).into()]),
+        What::Signal { data, time, echo } => {
+            pack(&[SIGNAL.into(), user, connection, data.get().into(), (*time).into(), (*echo).into()])
+        }
+    }
+}
+
 /// Reads what a roster's feed says.
 ///
 /// # Errors
-/// [`Unreadable`] where it is none.
-pub fn published(roster: RosterKey, bytes: &[u8]) -> Result<Published, Unreadable> {
+/// [`Unreadable`] where it is nothing that this program knows.
+pub fn heard(roster: RosterKey, bytes: &[u8]) -> Result<FeedEvent, Unreadable> {
     let items = unpack(bytes)?;
-    let changes = at(&items, 6)?.list()?.iter().map(|change| match change.list()? {
+    let Item::Number(kind) = at(&items, 0)? else { return published(roster, &items).map(FeedEvent::Published) };
+    let what = match u64::try_from(*kind) {
+        Ok(TYPING) => What::Typing(at(&items, 3)?.flag()?),
+        Ok(SIGNAL) => {
+            let data = RawValue::from_string(at(&items, 3)?.text()?.to_string());
+            let data = Arc::from(data.map_err(|_| Unreadable("a signal's data"))?);
+            What::Signal { data, time: at(&items, 4)?.number()?, echo: at(&items, 5)?.flag()? }
+        }
+        _ => return Err(Unreadable("an unknown aside")),
+    };
+    let (user, connection) = (user(at(&items, 1)?)?, ConnectionId::from_stored(at(&items, 2)?.text()?));
+    Ok(FeedEvent::Said(roster, Said { user, connection, what }))
+}
+
+fn published(roster: RosterKey, items: &[Item]) -> Result<Published, Unreadable> {
+    let changes = at(items, 6)?.list()?.iter().map(|change| match change.list()? {
         [_] => Ok(Change::Person),
         [connection, reason] => Ok(Change::Remove {
             connection: ConnectionId::from_stored(connection.text()?),
@@ -442,7 +476,7 @@ pub fn published(roster: RosterKey, bytes: &[u8]) -> Result<Published, Unreadabl
         }),
         [connection, user, since, changed, payload] => Ok(Change::Set {
             connection: ConnectionId::from_stored(connection.text()?),
-            user: UserName::parse(user.text()?).map_err(|_| Unreadable("a user's name"))?,
+            user: self::user(user)?,
             since: since.number()?,
             changed: changed.number()?,
             payload: payload.text()?.clone(),
@@ -450,11 +484,11 @@ pub fn published(roster: RosterKey, bytes: &[u8]) -> Result<Published, Unreadabl
         _ => Err(Unreadable("an unknown change")),
     });
     Ok(Published {
-        epoch: Epoch::new(at(&items, 0)?.text()?),
-        from: at(&items, 1)?.number()?,
-        to: at(&items, 2)?.number()?,
-        starts: at(&items, 3)?.flag()?,
-        occupancy: Occupancy { users: at(&items, 4)?.number()?, connections: at(&items, 5)?.number()? },
+        epoch: Epoch::new(at(items, 0)?.text()?),
+        from: at(items, 1)?.number()?,
+        to: at(items, 2)?.number()?,
+        starts: at(items, 3)?.flag()?,
+        occupancy: Occupancy { users: at(items, 4)?.number()?, connections: at(items, 5)?.number()? },
         changes: changes.collect::<Result<_, _>>()?,
         roster,
     })
@@ -487,6 +521,12 @@ pub fn control(bytes: &[u8]) -> Result<Control, Unreadable> {
                 .map(|connection| Ok(ConnectionId::from_stored(connection.text()?)))
                 .collect::<Result<_, _>>()?,
         }),
+        "typing" => Ok(Control::Typing(Towards {
+            to: user(at(&items, 1)?)?,
+            by: user(at(&items, 2)?)?,
+            connection: ConnectionId::from_stored(at(&items, 3)?.text()?),
+            typing: at(&items, 4)?.flag()?,
+        })),
         _ => Err(Unreadable("an unknown message")),
     }
 }
@@ -512,6 +552,10 @@ pub fn pack_control(control: &Control) -> Vec<u8> {
             vec!["barred".into(), Item::Text(said.clone()), Item::List(bars)]
         }
         Control::Person(user) => vec!["person".into(), user.as_str().into()],
+        Control::Typing(Towards { to, by, connection, typing }) => {
+            let names = [to.as_str(), by.as_str(), connection.as_str()];
+            ["typing"].into_iter().chain(names).map(Item::from).chain([(*typing).into()]).collect()
+        }
         Control::PutOut { user, said } => vec!["put_out".into(), user.as_str().into(), Item::Text(said.clone())],
         Control::Join { connections, channel, state } => {
             let connections = connections.iter().map(|connection| connection.as_str().into()).collect();
@@ -544,7 +588,8 @@ mod tests {
             Control::Barred { bars: [bars, vec![bar(Whom::TokensOf(user.clone()), 9)]].concat(), said: "é".into() },
             Control::Barred { bars: Vec::new(), said: "".into() },
             Control::Person(user.clone()),
-            Control::PutOut { user, said: "".into() },
+            Control::PutOut { user: user.clone(), said: "".into() },
+            Control::Typing(Towards { to: user.clone(), by: user, connection: connections[0].clone(), typing: true }),
             Control::Join { connections, channel: channel.clone(), state: Some("{\"a\":[]}".into()) },
             Control::Join { connections: Vec::new(), channel, state: None },
         ] {
@@ -564,6 +609,28 @@ mod tests {
             ["", "1 1 1 i:1 e 0 1 ann", "1 1 1 i:1 e 0 ann\n\n", "x 1 1 i:1 e 0 1 ann\n\n", "1 1 1 - e 0 1 a\n\n"]
         {
             assert!(row(wrong).is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn asides_are_read_back_and_told_from_changes_and_from_what_is_not_known() {
+        let roster = RosterKey::from_stored("c:room:1").unwrap();
+        let (user, connection) = (UserName::parse("ann").unwrap(), ConnectionId::from_bytes([7; 16]));
+        let data = Arc::from(RawValue::from_string(r#"{"a":[1,"é"]}"#.to_owned()).unwrap());
+        for what in [What::Typing(true), What::Typing(false), What::Signal { data, time: 9, echo: true }] {
+            let before = Said { user: user.clone(), connection: connection.clone(), what };
+            let after = match heard(roster.clone(), &said(&before)) {
+                Ok(FeedEvent::Said(heard_in, said)) if heard_in == roster => said,
+                other => panic!("{other:?}"),
+            };
+            assert_eq!(format!("{before:?}"), format!("{after:?}"));
+        }
+        let unknown = pack(&[99_u64.into(), "ann".into(), "c".into()]);
+        let no_json = pack(&[SIGNAL.into(), "ann".into(), "c".into(), "{".into(), 1_u64.into(), true.into()]);
+        let short = pack(&[TYPING.into(), "ann".into()]);
+        let no_user = pack(&[TYPING.into(), "".into(), "c".into(), true.into()]);
+        for wrong in [unknown, no_json, short, no_user] {
+            assert!(heard(roster.clone(), &wrong).is_err());
         }
     }
 }

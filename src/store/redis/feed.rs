@@ -476,7 +476,7 @@ impl Shared {
             Some((partition, Topic::Control)) => {
                 codec::control(payload).map(|control| FeedEvent::Control(partition, control))
             }
-            Some((_, Topic::Roster(roster))) => codec::published(roster, payload).map(FeedEvent::Published),
+            Some((_, Topic::Roster(roster))) => codec::heard(roster, payload),
             None => return,
         };
         match event {

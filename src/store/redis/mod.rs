@@ -33,6 +33,7 @@ use super::{
     Totals, address::Kind,
 };
 use crate::domain::{
+    aside::Said,
     bar::{Barring, BarsThere},
     name::{ChannelName, ConnectionId, RosterKey, UserName},
     partition::{Batch, Beat, Refusal, Renewal, Sweep, Swept, Terms},
@@ -402,8 +403,7 @@ impl Store for Redis {
     async fn tell(&self, partition: PartitionId, instance: Option<&str>, control: &Control) -> Result<(), StoreError> {
         let keys = self.keys.partition(partition);
         let feed = instance.map_or_else(|| keys.control(), |instance| keys.control_of(instance));
-        let publish = if self.topology.is_cluster() { "SPUBLISH" } else { "PUBLISH" };
-        self.command(partition, redis::cmd(publish).arg(feed).arg(codec::pack_control(control))).await
+        self.publish(partition, &feed, codec::pack_control(control)).await
     }
 
     async fn held(
@@ -452,6 +452,11 @@ impl Store for Redis {
 
     async fn totals(&self) -> Result<Totals, StoreError> {
         self.read_totals().await
+    }
+
+    async fn say(&self, roster: &RosterKey, said: &Said) -> Result<(), StoreError> {
+        let partition = self.partition_of(roster);
+        self.publish(partition, &self.keys.partition(partition).feed(roster), codec::said(said)).await
     }
 
     async fn freeze(&self, name: &str, text: &str) -> Result<(), StoreError> {

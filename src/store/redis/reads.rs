@@ -1,4 +1,4 @@
-//! Plain reads: no script, so that a large roster costs Redis as little as it can. What belongs together is read in one MULTI.
+//! Plain commands, reads above all: no script, so that a large roster costs Redis as little as it can. What belongs together is read in one MULTI.
 
 use std::collections::{BTreeMap, HashMap, btree_map::Entry};
 
@@ -99,6 +99,12 @@ impl Redis {
     ) -> Result<T, StoreError> {
         let answer = command.query_async(&mut self.reader(partition).await?).await;
         answer.map_err(|error| self.reading_failed(&error))
+    }
+
+    /// Tells whoever hears a feed of this partition just now.
+    pub(super) async fn publish(&self, partition: PartitionId, feed: &str, message: Vec<u8>) -> Result<(), StoreError> {
+        let publish = if self.topology.is_cluster() { "SPUBLISH" } else { "PUBLISH" };
+        self.command::<u64>(partition, redis::cmd(publish).arg(feed).arg(message)).await.map(drop)
     }
 
     async fn ask(&self, mut connection: MultiplexedConnection, pipe: &Pipeline) -> Result<Answers, StoreError> {

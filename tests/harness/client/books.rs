@@ -169,6 +169,24 @@ fn frame(shared: &Shared, text: &str) {
     shared.turn.send_modify(|turn| *turn += 1);
 }
 
+/// What is wrong with an event of what was said in passing. All of its fields are known, so that nothing slips in that nobody is to see.
+fn aside(frame: &Value) -> Option<&'static str> {
+    let fields: Vec<&str> = frame.as_object()?.keys().map(String::as_str).collect();
+    match frame["event"].as_str()? {
+        "typing" => {
+            let is_known =
+                matches!(&fields[..], ["channel" | "event", _, "typing", "user"]) && frame["typing"].is_boolean();
+            let goes = frame["channel"].is_string() != frame["to"].is_string();
+            (!is_known || !goes || !frame["user"].is_string()).then_some("typing has a user, and a channel or `to`")
+        }
+        "signal" => {
+            let is_known = fields == ["channel", "data", "event", "time", "user"] && frame["time"].is_u64();
+            (!is_known || !frame["user"].is_string()).then_some("a signal has a channel, a user, data and a time")
+        }
+        _ => None,
+    }
+}
+
 impl Books {
     fn take(&mut self, frame: Value) {
         if let Some(id) = frame["id"].as_u64().filter(|_| frame.get("event").is_none()) {
@@ -183,6 +201,8 @@ impl Books {
             if let Err(wrong) = checked {
                 self.violations.push(format!("{wrong}: {frame}"));
             }
+        } else if let Some(wrong) = aside(&frame) {
+            self.violations.push(format!("{wrong}: {frame}"));
         } else if frame["event"].as_str().is_none() && frame.get("error").is_none() {
             self.violations.push(format!("neither answer nor event: {frame}"));
         }
