@@ -56,6 +56,19 @@ pub enum Barred {
     Unknown,
 }
 
+impl From<&Barred> for Error {
+    fn from(barred: &Barred) -> Self {
+        match barred {
+            Barred::Banned { remaining_ms } => Self {
+                retry_after_ms: Some(*remaining_ms),
+                ..Self::new(Code::Forbidden, "you are banned, for as long as `retry_after_ms` says")
+            },
+            Barred::Revoked => Self::new(Code::Unauthorized, "the token was revoked; get a new one"),
+            Barred::Unknown => Self::unavailable("it is not known yet who may not come in"),
+        }
+    }
+}
+
 /// What is known here of one entry.
 #[derive(Debug, Clone, Copy)]
 struct Known {

@@ -41,10 +41,7 @@ impl Core {
         channel: &ChannelName,
         state: Option<Map<String, Value>>,
     ) -> Result<u64, Error> {
-        let namespace = self.settings.namespace(channel);
-        if namespace.is_some_and(|namespace| !namespace.presence) {
-            return Err(Error::new(Code::Forbidden, format!("presence is not available in `{channel}`")));
-        }
+        self.settings.check_presence(channel)?;
         if let Some(state) = &state {
             state::check(state, self.settings.limits.state_bytes)?;
         }

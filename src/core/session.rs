@@ -595,11 +595,7 @@ impl Session {
         if principal.user != self.principal.user {
             return Err(Error::new(Code::Conflict, "the fresh token names another user; say hello on a new socket"));
         }
-        self.seat.change(&principal).map_err(|barred| match barred {
-            Barred::Revoked => Error::new(Code::Unauthorized, "the fresh token was revoked; get another one"),
-            Barred::Banned { .. } => forbidden("you are banned"),
-            Barred::Unknown => Error::unavailable("it is not known yet who may not come in"),
-        })?;
+        self.seat.change(&principal).map_err(|barred| Error::from(&barred))?;
         self.ends_at = end_of(&principal);
         self.principal = principal;
         self.show_info();

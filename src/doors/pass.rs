@@ -86,14 +86,7 @@ pub fn refusal(doors: &Doors, error: &auth::Error) -> Error {
 /// What a client is told that may not come in.
 pub fn turned_away(doors: &Doors, barred: &Barred) -> Error {
     doors.audit.turned_away(barred);
-    match barred {
-        Barred::Banned { remaining_ms } => {
-            let error = Error::new(Code::Forbidden, "you are banned; the time until which is in `retry_after_ms`");
-            Error { retry_after_ms: Some(*remaining_ms), ..error }
-        }
-        Barred::Revoked => Error::new(Code::Unauthorized, "the token was revoked; get a new one"),
-        Barred::Unknown => Error::unavailable("it is not known yet who may not come in"),
-    }
+    barred.into()
 }
 
 /// A key that may read may watch the same; users belong to no channel, so that a key narrowed to channels watches none.

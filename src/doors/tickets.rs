@@ -21,7 +21,7 @@ use super::{
     Doors,
     bucket::Bucket,
     cors, credentials,
-    pass::Pass,
+    pass::{self, Pass},
     problem::Problem,
     rest::{self, Body, Nothing, Query},
 };
@@ -93,6 +93,7 @@ async fn issue(
         let Body(Empty {}) = Body::from_request(&req, &mut payload.into_inner()).await?;
     }
     if let Pass::Client(principal) = &pass {
+        doors.core.may_enter(principal).map_err(|barred| pass::turned_away(&doors, &barred))?;
         let address = || credentials::client_address(&req, &doors.server).to_string();
         let client = principal.user.as_ref().map_or_else(address, |user| format!("u:{user}"));
         doors.tickets.admit(client, doors.limits.operations_per_second, Instant::now())?;

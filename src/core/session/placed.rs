@@ -27,8 +27,9 @@ impl Session {
         }
         let room = self.core.settings.limits.channels_per_connection.saturating_sub(self.channels.len());
         let wanted = self.principal.channels.clone();
-        let missing =
-            wanted.iter().filter(|channel| !self.channels.contains_key(*channel) && self.has_presence(channel));
+        let missing = wanted
+            .iter()
+            .filter(|channel| !self.channels.contains_key(*channel) && self.core.settings.has_presence(channel));
         let mut waits = std::collections::BTreeMap::new();
         for channel in missing.take(room) {
             let joined = self.newcomer(channel);
@@ -55,7 +56,7 @@ impl Session {
         let before = self.channels.get(channel).cloned();
         let is_new = before.is_none();
         let is_full = self.channels.len() >= self.core.settings.limits.channels_per_connection;
-        if is_new && (is_full || !self.has_presence(channel)) {
+        if is_new && (is_full || !self.core.settings.has_presence(channel)) {
             tracing::debug!(is_full, "a connection that an app server wants in a channel cannot join it");
             return None;
         }
@@ -78,10 +79,6 @@ impl Session {
             }
             _ => None,
         }
-    }
-
-    fn has_presence(&self, channel: &ChannelName) -> bool {
-        self.core.settings.namespace(channel).is_none_or(|namespace| namespace.presence)
     }
 
     fn newcomer(&self, channel: &ChannelName) -> Joined {

@@ -33,6 +33,8 @@ pub struct Stream {
     /// When something was written last.
     written_at: Instant,
     reconnect_at: Option<Instant>,
+    /// What somebody who put the client out has for it.
+    said: Arc<str>,
 }
 
 impl Stream {
@@ -53,7 +55,10 @@ impl Stream {
         }
         let (inlet, outlet) = pipe();
         let written_at = Instant::now();
-        Ok((outlet, Self { doors, session, outbox, inlet, has_ids, written_at, reconnect_at: None }))
+        Ok((
+            outlet,
+            Self { doors, session, outbox, inlet, has_ids, written_at, reconnect_at: None, said: Arc::default() },
+        ))
     }
 
     /// Runs until the stream ends, whatever ends it.
@@ -68,7 +73,10 @@ impl Stream {
             Close::TooSlow | Close::Closed => self.inlet.give_up(),
             // It has been said when to come back.
             Close::Restart => {}
-            _ => self.inlet.write(event::closed(code, description)),
+            _ => {
+                let said = if self.said.is_empty() { description } else { Close::said(&self.said) };
+                self.inlet.write(event::closed(code, said));
+            }
         }
         self.session.end(close.reason());
         metrics.sockets.dec();
@@ -153,7 +161,10 @@ impl Stream {
         match notice {
             Notice::Ended(Reason::Kicked) => Some(Close::Kicked),
             Notice::Ended(_) => Some(Close::Restart),
-            Notice::PutOut(why, _) => Some(why.into()),
+            Notice::PutOut(why, said) => {
+                self.said = said;
+                Some(why.into())
+            }
             // It holds nothing that could be asked for, and is nowhere.
             Notice::Prove | Notice::Left(..) | Notice::Join(..) => None,
         }

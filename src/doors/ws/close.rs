@@ -87,7 +87,7 @@ impl Close {
     }
 
     /// The sentence for a client that somebody has put out, from what that somebody said: as much as a close frame holds, in whole characters.
-    pub(super) fn said(said: &str) -> &str {
+    pub(in crate::doors) fn said(said: &str) -> &str {
         cut(said, REASON_BYTES)
     }
 
