@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use harness::{
-    API_KEY, Backend, Client, DEADLINE, Instance, Level, OpError, Redis, api_key_setting, eventually, holds_within,
-    token,
+    API_KEY, Backend, Client, DEADLINE, Events, Instance, Level, OpError, Redis, api_key_setting, eventually,
+    holds_within, token,
 };
 use serde_json::{Value, json};
 
@@ -204,6 +204,38 @@ async fn who_says_hello_while_being_banned_is_out_in_the_end() {
     eventually(5 * SECOND, async || pair.two.rest().get("/v1/users/ann").await.body["connections"] == json!([])).await;
     pair.one.assert_no_panic();
     pair.two.assert_no_panic();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn streams_of_events_end_with_the_user_and_the_token_and_no_ticket_is_given_for_another() {
+    let pair = Pair::start(&[]).await;
+    let (ann, ben) = (token("ann", json!({})), token("ben", json!({"jti": "t1"})));
+    let bearers = [&ann, &ben].map(|token| format!("Bearer {token}"));
+    let open = async |bearer: &str| Events::open(&pair.two.url(), "channel=room:1", &[("authorization", bearer)]).await;
+    let mut streams = Vec::new();
+    for bearer in &bearers {
+        let mut stream = open(bearer).await.unwrap_or_else(|answer| panic!("{answer:?}"));
+        assert_eq!(stream.next().await.data["event"], "snapshot");
+        streams.push(stream);
+    }
+    // One that was given before, for whoever thinks ahead.
+    let rest = pair.two.rest();
+    let ticket = rest.with_key(Some(&ann)).post("/v1/tickets", json!({})).await.ok()["ticket"].clone();
+    pair.disconnect("ann", json!({"reason": "enough", "ban_ms": 600_000})).await;
+    pair.revoke(json!({"jti": "t1"})).await;
+    let expected = [(4504, "enough", 403, "forbidden"), (4501, "the token does not hold", 401, "unauthorized")];
+    for ((stream, bearer), (close, said, status, code)) in streams.iter_mut().zip(&bearers).zip(expected) {
+        let closed = stream.next().await.data;
+        assert_eq!(closed, json!({"event": "closed", "code": close, "message": said}));
+        stream.end().await;
+        let refused = open(bearer).await.err().expect("it may not come in");
+        assert_eq!((refused.status, &refused.body["code"]), (status, &json!(code)), "{}", refused.text);
+        let key = bearer.strip_prefix("Bearer ").unwrap();
+        let refused = rest.with_key(Some(key)).post("/v1/tickets", json!({})).await;
+        assert_eq!((refused.status, &refused.body["code"]), (status, &json!(code)), "{}", refused.text);
+    }
+    let query = format!("channel=room:1&ticket={}", ticket.as_str().unwrap());
+    assert_eq!(Events::open(&pair.two.url(), &query, &[]).await.err().map(|refused| refused.status), Some(403));
 }
 
 #[tokio::test(flavor = "multi_thread")]
