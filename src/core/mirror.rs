@@ -521,8 +521,10 @@ impl Mirror {
             self.wake(&state);
         }
         let turn_at = state.pace.due_at(state.load()).filter(|_| flush_at.is_none());
+        let now = Instant::now();
+        let let_go_at = state.tracks.iter_mut().filter_map(|track| track.let_go(now)).min();
         let expected_at = state.expected.as_ref().map(|(at, _)| *at);
-        flush_at.into_iter().chain(expected_at).chain(state.copy_at).chain(turn_at).min()
+        flush_at.into_iter().chain(expected_at).chain(state.copy_at).chain(turn_at).chain(let_go_at).min()
     }
 
     /// The first change at once, later ones with the next tick.
@@ -547,8 +549,8 @@ impl Mirror {
         if std::mem::take(&mut state.somebody_waits) || pushed {
             self.wake(state);
         }
-        if state.pace.due_at(state.load()).is_some() {
-            // There is a way back some time later, of which nobody else will remind the keeper.
+        if state.pace.due_at(state.load()).is_some() || state.pace.has_just_begun(now) {
+            // What is to be done some time later, a way back or to let go of a copy, nobody else will remind the keeper of.
             self.errands.notify_one();
         }
     }

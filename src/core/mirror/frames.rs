@@ -112,11 +112,25 @@ pub struct Copy {
     cause: Cause,
     snapshot: Mutex<Option<Arc<Snapshot>>>,
     pages: Encoded,
+    /// For those who look at it and not at its pages.
+    #[cfg(test)]
+    whole: Arc<Snapshot>,
 }
 
 impl Copy {
     pub(super) fn of(snapshot: Arc<Snapshot>, cause: Cause) -> Self {
-        Self { cause, snapshot: Mutex::new(Some(snapshot)), pages: Encoded::default() }
+        Self {
+            cause,
+            #[cfg(test)]
+            whole: snapshot.clone(),
+            snapshot: Mutex::new(Some(snapshot)),
+            pages: Encoded::default(),
+        }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn whole(&self) -> &Snapshot {
+        &self.whole
     }
 
     /// Why it is sent.

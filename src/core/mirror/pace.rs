@@ -56,6 +56,11 @@ impl Pace {
         self.since.map(|since| since + HOLD)
     }
 
+    /// Whether the mode has begun at this very moment.
+    pub fn has_just_begun(&self, now: Instant) -> bool {
+        self.since == Some(now)
+    }
+
     pub fn change(&mut self, mode: Mode, now: Instant) {
         (self.mode, self.since) = (mode, Some(now));
     }

@@ -114,6 +114,16 @@ impl Track {
         Some((turn.copy.clone()?, turn.next))
     }
 
+    /// Lets go of what a change of mode was told with when everybody has had the time to ask for it. Returns when that will be.
+    pub(super) fn let_go(&mut self, now: Instant) -> Option<Instant> {
+        let turn = self.turn.as_mut().filter(|turn| turn.copy.is_some())?;
+        if turn.until > now {
+            return Some(turn.until);
+        }
+        turn.copy = None;
+        None
+    }
+
     /// Nobody goes on from what was before: who is here gets the whole at `shown`.
     fn restart(&mut self, shown: &Version, occupancy: Occupancy) {
         self.first = self.next() + 1;
@@ -136,11 +146,7 @@ impl Track {
         self.shown = Some(frame.to.clone());
         self.occupancy = frame.occupancy;
         self.snapshot = None;
-        let now = Instant::now();
-        self.begun.take_if(|begun| begun.until <= now);
-        if let Some(turn) = self.turn.as_mut().filter(|turn| turn.until <= now) {
-            turn.copy = None;
-        }
+        self.begun.take_if(|begun| begun.until <= Instant::now());
         let each = usize::try_from(connections).unwrap_or(usize::MAX).saturating_mul(RING_BYTES_EACH);
         self.ring_bytes += frame.lists.bytes();
         self.ring.push_back(Arc::new(frame));

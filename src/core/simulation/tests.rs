@@ -30,6 +30,18 @@ fn whatever_breaks_watchers_are_told_what_truly_happened_and_nothing_else() {
 }
 
 #[test]
+fn whatever_breaks_channels_that_go_from_mode_to_mode_are_told_as_truly() {
+    let mut turns = 0;
+    for seed in seeds() {
+        let outcome = run_within(seed, NEAR, some(40));
+        println!("seed {seed}: {} s, {:?}", outcome.seconds, outcome.counts);
+        assert_flawless(seed, &outcome);
+        turns += outcome.counts.get("mode").copied().unwrap_or_default();
+    }
+    assert!(turns > 500, "modes did change: {turns} times");
+}
+
+#[test]
 fn the_same_seed_is_the_same_history() {
     let (one, two) = (run(7, some(12)), run(7, some(12)));
     let differ = one.log.iter().zip(&two.log).position(|(one, two)| one != two);

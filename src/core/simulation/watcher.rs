@@ -16,12 +16,13 @@ use super::{
     world::{CHANNELS, PLACES, World, channel, hello},
 };
 use crate::{
-    core::{Command, Delivery, Lists, Reply, Session, Wake, Watch, Whole},
+    core::{Cause, Command, Delivery, Lists, Reply, Session, Snapshot, Wake, Watch, Whole},
     domain::{
         chance,
         delta::{ConnectionDelta, UserDelta},
         level::Level,
         member::{Member, Occupancy, Present, Reason},
+        mode::Mode,
         name::ConnectionId,
         version::Version,
     },
@@ -40,8 +41,14 @@ impl Wake for Bell {
 #[derive(Debug, Clone, Default)]
 pub(crate) struct View {
     pub version: Option<Version>,
+    /// As it was last, where there is no list any more.
     pub shown: BTreeMap<String, (usize, String)>,
-    occupancy: Occupancy,
+    pub occupancy: Occupancy,
+    mode: Mode,
+    /// Whether the watch has begun and nothing has come yet: the mode may be another one here, and where nothing is new nobody says so.
+    begins: bool,
+    /// Since when there is no list.
+    unlisted_since: Option<u64>,
 }
 
 /// See the module.
@@ -86,7 +93,9 @@ impl Watcher {
             let wake: Arc<dyn Wake> = bell.clone();
             let mut watches = Vec::new();
             for name in CHANNELS {
-                let since = self.views.get(name).and_then(|view| view.version.clone());
+                // Without a list there is nothing to go on from.
+                self.views.entry(name).or_default().begins = true;
+                let since = self.views.get(name).filter(|view| view.has_list()).and_then(|view| view.version.clone());
                 let command = Command::Watch { channel: channel(name), level: self.level, since };
                 match session.execute(command, &wake).await {
                     Ok(Reply::Watching(watch)) => watches.push((name, watch)),
@@ -119,6 +128,8 @@ impl Watcher {
                 sleep(Duration::from_millis(if self.passes { chance::within(1_000..16_000) } else { 700 })).await;
             }
         }
+        let now = self.world.log.now();
+        self.history.away.extend(self.views.values().filter_map(|view| Some((view.unlisted_since?, now))));
         seen.lock().unwrap().push((self.history, self.views));
     }
 
@@ -136,20 +147,37 @@ impl Watcher {
         let view = self.views.entry(name).or_default();
         let before: Vec<String> = view.shown.keys().cloned().collect();
         let mut reasons = BTreeMap::new();
+        let listed_before = view.has_list();
+        let begins = std::mem::take(&mut view.begins);
         let wrong = match delivery {
             Delivery::Snapshot(snapshot) => {
-                view.version = Some(snapshot.version.clone());
-                view.occupancy = snapshot.occupancy;
-                view.shown = match &snapshot.whole {
-                    Whole::Users(members) => members.iter().map(of_member).collect(),
-                    Whole::Connections(all) => all.iter().map(of_connection).collect(),
-                    Whole::Occupancy => BTreeMap::new(),
-                };
+                view.begin(snapshot);
                 Ok(())
             }
             Delivery::Aside { .. } => Err("nobody here says anything in passing".to_owned()),
-            Delivery::Copy(_) => Err("a copy for the slow, and nobody here is slow".to_owned()),
+            Delivery::Copy(copy) => {
+                self.world.truth.lock().unwrap().count("mode");
+                let mode = std::mem::replace(&mut view.mode, copy.whole().mode);
+                let backwards = view.version.as_ref().is_some_and(|stood| stood.number > copy.whole().version.number)
+                    && view.version.as_ref().map(|stood| &stood.epoch) == Some(&copy.whole().version.epoch);
+                view.begin(copy.whole());
+                match copy.cause() {
+                    Cause::Slow => Err("a copy for the slow, and nobody here is slow".to_owned()),
+                    Cause::Mode if mode == view.mode && !begins => {
+                        Err(format!("a change of mode from {mode:?} to itself"))
+                    }
+                    Cause::Mode if backwards => Err("a change of mode that leads back".to_owned()),
+                    Cause::Mode => Ok(()),
+                }
+            }
+            Delivery::Frame(frame) if frame.mode.has_lists() != listed_before => {
+                Err(format!("a list ends or begins with a delta in mode {:?}", frame.mode))
+            }
+            Delivery::Frame(frame) if frame.mode != view.mode && !begins => {
+                Err(format!("a mode begins with a delta: {:?}", frame.mode))
+            }
             Delivery::Frame(frame) => {
+                view.mode = frame.mode;
                 let follows = view.version.as_ref() == Some(&frame.from);
                 let grows = frame.from.epoch != frame.to.epoch || frame.from.number < frame.to.number;
                 let stood = view.version.replace(frame.to.clone());
@@ -168,7 +196,13 @@ impl Watcher {
         };
         let counted = view.counts();
         let at = self.world.log.now();
-        let whole = matches!(delivery, Delivery::Snapshot(..));
+        if view.has_list() {
+            // What happened meanwhile is not told, and neither must it be.
+            self.history.away.extend(view.unlisted_since.take().map(|since| (since, at + 1_000)));
+        } else {
+            view.unlisted_since.get_or_insert(at);
+        }
+        let whole = !matches!(delivery, Delivery::Frame(..));
         let mut tell = |who: &String, shown: bool| {
             let reason = reasons.get(who).map(|reason: &Reason| reason.as_str().to_owned());
             self.history.told.push(Told { at, channel: name.to_owned(), who: who.clone(), shown, whole, reason });
@@ -180,6 +214,19 @@ impl Watcher {
 }
 
 impl View {
+    pub fn has_list(&self) -> bool {
+        self.mode.has_lists()
+    }
+
+    fn begin(&mut self, snapshot: &Snapshot) {
+        (self.version, self.mode, self.occupancy) = (Some(snapshot.version.clone()), snapshot.mode, snapshot.occupancy);
+        match &snapshot.whole {
+            Whole::Users(members) => self.shown = members.iter().map(of_member).collect(),
+            Whole::Connections(all) => self.shown = all.iter().map(of_connection).collect(),
+            Whole::Occupancy => {}
+        }
+    }
+
     fn users(&mut self, delta: &UserDelta, reasons: &mut BTreeMap<String, Reason>) -> Result<(), String> {
         let leave = delta.leave.iter().map(|leave| (leave.member.user.to_string(), leave.reason));
         self.apply(delta.join.iter().map(of_member), delta.update.iter().map(of_member), leave, reasons)
@@ -219,7 +266,7 @@ impl View {
 
     fn counts(&self) -> Result<(), String> {
         let connections = self.shown.values().map(|(connections, _)| *connections as u64).sum::<u64>();
-        if connections == self.occupancy.connections {
+        if connections == self.occupancy.connections || !self.has_list() {
             return Ok(());
         }
         Err(format!("{:?} and shown are {:?}", self.occupancy, self.shown))
@@ -230,10 +277,12 @@ impl View {
 fn told(delivery: &Delivery) -> String {
     match delivery {
         Delivery::Frame(frame) => format!("{:?} to {:?} {:?} {:?}", frame.from, frame.to, frame.lists, frame.occupancy),
-        Delivery::Snapshot(snapshot) => {
-            format!("{:?} {:?} {:?}", snapshot.version, snapshot.whole, snapshot.occupancy)
-        }
-        Delivery::Copy(_) => "a copy".to_owned(),
         Delivery::Aside { aside, .. } => format!("{aside:?}"),
+        Delivery::Snapshot(snapshot) => whole(snapshot),
+        Delivery::Copy(copy) => format!("{:?} {} in mode {:?}", copy.cause(), whole(copy.whole()), copy.whole().mode),
     }
+}
+
+fn whole(snapshot: &Snapshot) -> String {
+    format!("{:?} {:?} {:?}", snapshot.version, snapshot.whole, snapshot.occupancy)
 }

@@ -25,6 +25,7 @@ use crate::{
         tests::settings,
     },
     domain::{
+        mode::Bounds,
         name::{ChannelName, UserName},
         partition::Partition,
         person::Choice,
@@ -102,6 +103,7 @@ pub(crate) struct World {
     pub faults: Mutex<Vec<String>>,
     places: Mutex<Vec<Arc<Instance>>>,
     chance: Mutex<StdRng>,
+    bounds: Bounds,
     started: AtomicUsize,
     jumped: AtomicU64,
     forgot: AtomicU64,
@@ -123,7 +125,8 @@ fn wall() -> u64 {
 
 impl World {
     /// All instances run. `chance` decides where people go.
-    pub fn begin(chance: StdRng) -> Arc<Self> {
+    /// Channels are large by these bounds.
+    pub fn begin(chance: StdRng, bounds: Bounds) -> Arc<Self> {
         BEGAN.set(Some(Instant::now()));
         crate::domain::time::WALL.set(Some(wall));
         let memory = Memory::shared(TERMS);
@@ -136,6 +139,7 @@ impl World {
             faults: Mutex::default(),
             places: Mutex::default(),
             chance: Mutex::new(chance),
+            bounds,
             started: 0.into(),
             jumped: 0.into(),
             forgot: 0.into(),
@@ -154,7 +158,9 @@ impl World {
         let line = Arc::new(Line::of(&name, &self.log));
         let ear = Arc::new(Ear::new(&line, self.memory.feed(&name)));
         let store = Arc::new(Rigged::over(self.memory.clone(), line.clone()));
-        let settings = Settings { instance: name.as_str().into(), ..settings() };
+        let mut settings = Settings { instance: name.as_str().into(), ..settings() };
+        let Bounds { net_above, occupancy_above } = self.bounds;
+        (settings.presence.net_above, settings.presence.occupancy_above) = (net_above, occupancy_above);
         let core = Core::start(store, ear, settings, Metrics::new());
         Arc::new(Instance { core, line, alone_since: Mutex::default(), is_dead: false.into(), death: Notify::new() })
     }
