@@ -18,11 +18,14 @@ use crate::domain::chance::Map;
 /// See the module. There is as much in it as is being asked.
 pub(crate) struct Shared<K, T>(Mutex<Map<K, Arc<Question<T>>>>);
 
+/// The number of a reading, and what came of it.
+type Answered<T> = (u64, Result<Arc<T>, Error>);
+
 struct Question<T> {
     /// How many readings have begun.
     begun: AtomicU64,
-    /// The last that has ended, with its number; held by whoever reads.
-    last: tokio::sync::Mutex<Option<(u64, Result<Arc<T>, Error>)>>,
+    /// The last that has ended; held by whoever reads.
+    last: tokio::sync::Mutex<Option<Answered<T>>>,
 }
 
 /// Somebody who asks: the last one takes the question away.
