@@ -2,6 +2,7 @@
 
 mod asides;
 mod bars;
+mod across;
 mod error;
 mod heart;
 mod leases;
@@ -38,6 +39,7 @@ use tokio::{
 pub use self::{
     asides::Addressee,
     bars::Barred,
+    across::{Across, Sought},
     error::{Code, Error},
     mirror::{Aside, Cause, Copy, Delivery, Encoded, Frame, Lists, Mirror, Snapshot, Wake, Whole},
     notices::{Notice, Notices, Out, Typing},

@@ -14,7 +14,7 @@ use crate::{
         time::wall_now_ms,
         version::Version,
     },
-    store::{Index, Person, Reading, StoreError, Totals},
+    store::{Index, Inside, Person, Reading, StoreError, Totals},
 };
 
 /// How many are in a channel.
@@ -156,6 +156,23 @@ impl Core {
         let seen = self.names(Index::Online, prefix, after, most).await?;
         let unseen = self.names(Index::Unseen, prefix, after, most).await?;
         let names: std::collections::BTreeSet<String> = seen.into_iter().chain(unseen).collect();
+        Ok(names.into_iter().take(most).collect())
+    }
+
+    /// Who is in channels, in the order asked, as others see it.
+    pub(super) async fn inside(&self, channels: &[ChannelName]) -> Result<Vec<Inside>, Error> {
+        let rosters = channels.iter().cloned().map(RosterKey::Channel);
+        self.reach_of(rosters, self.store.inside(channels)).await.map_err(|error| self.refuse(error))
+    }
+
+    /// The names of users who are there or of whom something is kept, after `after`, at most `most`.
+    ///
+    /// # Errors
+    /// [`Code::Unavailable`](super::Code::Unavailable).
+    pub async fn users_known(&self, prefix: &str, after: Option<&str>, most: usize) -> Result<Vec<String>, Error> {
+        let there = self.users_there(prefix, after, most).await?;
+        let kept = self.names(Index::Known, prefix, after, most).await?;
+        let names: std::collections::BTreeSet<String> = there.into_iter().chain(kept).collect();
         Ok(names.into_iter().take(most).collect())
     }
 

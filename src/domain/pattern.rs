@@ -75,6 +75,12 @@ impl Pattern {
         }
     }
 
+    /// What every name begins with that the pattern means.
+    pub fn beginning(&self) -> &str {
+        // A star is always a segment, so what stands before the first ends in a separator.
+        self.0.find('*').map_or(&self.0, |at| &self.0[..at])
+    }
+
     /// The pattern as text.
     pub fn as_str(&self) -> &str {
         &self.0

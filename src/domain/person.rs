@@ -11,7 +11,7 @@ use super::member::{Present, Status};
 pub const TEXT_BYTES: usize = 256;
 
 /// How somebody wants to be shown, whatever the devices say.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Choice {
     /// There.

@@ -43,7 +43,11 @@ pub(super) async fn list(
     doors: web::Data<Doors>,
 ) -> Result<HttpResponse, Problem> {
     caller.must(Scope::Read)?;
-    let (names, next) = names(&doors, Index::Occupied, &page).await?;
+    let (limit, after, prefix) = (page.limit()?, page.after()?, page.prefix()?);
+    let mut names = doors.core.names(Index::Occupied, prefix, after.as_deref(), limit + 1).await?;
+    let has_more = names.len() > limit;
+    names.truncate(limit);
+    let next = names.last().filter(|_| has_more).map(|last| cursor::after_name(last));
     // Where presence was switched off somebody may still be in the store for a while.
     let settings = doors.core.settings();
     let names = names.iter().filter_map(|name| ChannelName::parse(name).ok());
@@ -54,20 +58,6 @@ pub(super) async fn list(
     let there = names.iter().zip(&counts).filter(|(_, count)| count.occupancy.connections > 0);
     let channels = there.map(|(channel, count)| Listed { channel, occupancy: count.occupancy }).collect();
     Ok(HttpResponse::Ok().json(List { channels, next, stale }))
-}
-
-/// A page of an index, and the cursor of the next.
-pub(super) async fn names(doors: &Doors, index: Index, page: &Page) -> Result<(Vec<String>, Option<String>), Problem> {
-    let (limit, after, prefix) = (page.limit()?, page.after()?, page.prefix()?);
-    let mut names = match index {
-        // App servers are told of those too whom nobody else is to see.
-        Index::Online => doors.core.users_there(prefix, after.as_deref(), limit + 1).await?,
-        index => doors.core.names(index, prefix, after.as_deref(), limit + 1).await?,
-    };
-    let has_more = names.len() > limit;
-    names.truncate(limit);
-    let next = names.last().filter(|_| has_more).map(|last| cursor::after_name(last));
-    Ok((names, next))
 }
 
 pub(super) async fn one(

@@ -56,6 +56,11 @@ pub struct Page {
 }
 
 impl Page {
+    /// What stands among other parameters of a question.
+    pub fn new(prefix: Option<String>, limit: Option<usize>, cursor: Option<String>) -> Self {
+        Self { prefix, limit, cursor }
+    }
+
     /// How many entries at most.
     pub fn limit(&self) -> Result<usize, Problem> {
         Ok(listing::limit(self.limit)?)

@@ -1,22 +1,27 @@
 //! Users: who is online, how, on what and where; when last.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use actix_web::{HttpRequest, HttpResponse, web};
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, de::IntoDeserializer as _};
 use serde_json::{Map, Value};
 
 use super::{
     MOST,
     body::Body,
-    channels,
+    cursor,
     etag::Tag,
     path::User,
     query::{Nothing, Page, Query},
 };
 use crate::{
-    core::Index,
-    domain::{name::UserName, person::Choice, principal::Scope},
+    core::Sought,
+    domain::{
+        name::{ChannelName, UserName},
+        pattern::Pattern,
+        person::{Choice, View},
+        principal::Scope,
+    },
     doors::{
         Doors,
         credentials::Caller,
@@ -39,20 +44,107 @@ struct List<'a> {
     stale: bool,
 }
 
+/// Which users are listed.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Which {
+    prefix: Option<String>,
+    limit: Option<usize>,
+    cursor: Option<String>,
+    /// Those too who are not there, as far as something is kept of them.
+    offline: Option<bool>,
+    /// Those in channels of this pattern.
+    pattern: Option<Pattern>,
+    /// Of those, the ones with one of these, separated by commas.
+    status: Option<String>,
+}
+
 pub(super) async fn list(
     caller: Caller,
-    Query(page): Query<Page>,
+    Query(which): Query<Which>,
     doors: web::Data<Doors>,
 ) -> Result<HttpResponse, Problem> {
     caller.must(Scope::Read)?;
-    let (names, next) = channels::names(&doors, Index::Online, &page).await?;
-    let names: Vec<UserName> = names.iter().filter_map(|name| UserName::parse(name).ok()).collect();
+    let Which { prefix, limit, cursor, offline, pattern, status } = which;
+    let page = Page::new(prefix, limit, cursor);
+    let with_offline = offline.unwrap_or_default();
+    if let Some(pattern) = pattern {
+        if with_offline {
+            return Err(Problem::bad_request(
+                "the query: nobody is in a channel and `offline`; leave out one of the two",
+            ));
+        }
+        return in_channels(&doors, &pattern, status.as_deref(), &page).await;
+    }
+    if status.is_some() {
+        return Err(Problem::bad_request("the query: `status` belongs to a `pattern` of channels"));
+    }
+    let (names, next) = names(&doors, with_offline, &page).await?;
     let people = if names.is_empty() { Vec::new() } else { doors.core.users(&names).await? };
     let stale = people.iter().any(|info| info.stale);
-    // Who left between the two questions is not online.
-    let online = people.iter().filter(|info| info.view.status.is_some());
-    let users = online.map(|info| Listed { user: &info.user, status: (&info.view).into() }).collect();
+    // Who left between the two questions is not online, and of whom all that was kept is too old nothing is known.
+    let listed = people.iter().filter(|info| {
+        let View { status, last_seen, last_active, state, .. } = &info.view;
+        let is_known = last_seen.is_some() || last_active.is_some() || state.is_some();
+        status.is_some() || (with_offline && is_known)
+    });
+    let users = listed.map(|info| Listed { user: &info.user, status: (&info.view).into() }).collect();
     Ok(HttpResponse::Ok().json(List { users, next, stale }))
+}
+
+/// A page of names, and the cursor of the next.
+async fn names(doors: &Doors, with_offline: bool, page: &Page) -> Result<(Vec<UserName>, Option<String>), Problem> {
+    let (limit, after, prefix) = (page.limit()?, page.after()?, page.prefix()?);
+    let mut names = if with_offline {
+        doors.core.users_known(prefix, after.as_deref(), limit + 1).await?
+    } else {
+        // App servers are told of those too whom nobody else is to see.
+        doors.core.users_there(prefix, after.as_deref(), limit + 1).await?
+    };
+    let has_more = names.len() > limit;
+    names.truncate(limit);
+    let next = names.last().filter(|_| has_more).map(|last| cursor::after_name(last));
+    Ok((names.iter().filter_map(|name| UserName::parse(name).ok()).collect(), next))
+}
+
+#[derive(Serialize)]
+struct Found<'a> {
+    #[serde(flatten)]
+    listed: Listed<'a>,
+    channels: &'a [ChannelName],
+}
+
+#[derive(Serialize)]
+struct FoundList<'a> {
+    users: Vec<Found<'a>>,
+    total: usize,
+    next: Option<String>,
+    stale: bool,
+}
+
+/// Those in the channels of a pattern, each once.
+async fn in_channels(
+    doors: &Doors,
+    pattern: &Pattern,
+    status: Option<&str>,
+    page: &Page,
+) -> Result<HttpResponse, Problem> {
+    let statuses = status.map(statuses).transpose()?;
+    let after = page.after()?;
+    let sought = Sought { pattern, statuses, prefix: page.prefix()?, after: after.as_deref(), most: page.limit()? };
+    let found = doors.core.users_across(&sought).await?;
+    let users = found
+        .users
+        .iter()
+        .map(|(info, channels)| Found { listed: Listed { user: &info.user, status: (&info.view).into() }, channels });
+    let next = found.next.as_ref().map(|last| cursor::after_name(last.as_str()));
+    Ok(HttpResponse::Ok().json(FoundList { users: users.collect(), total: found.total, next, stale: found.stale }))
+}
+
+fn statuses(text: &str) -> Result<BTreeSet<Choice>, Problem> {
+    let one = |name: &str| Choice::deserialize(name.into_deserializer());
+    let all: Result<_, serde::de::value::Error> = text.split(',').map(one).collect();
+    all.map_err(|why| Problem::bad_request(format!("the query: `status`: {why}")))
 }
 
 pub(super) async fn one(
