@@ -38,6 +38,9 @@ schemathesis.openapi.format("name", names())
 schemathesis.openapi.format("prefix", st.one_of(st.just(""), names()))
 schemathesis.openapi.format("list-cursor", names().map(lambda name: cursor("n" + name)))
 schemathesis.openapi.format("member-cursor", st.integers(0, 5).map(lambda number: cursor(f"m1:{number}:epoch")))
+PATTERNS = st.one_of(st.sampled_from(["room:*", "room:**", "**", "*", "a/*/b"]), names())
+schemathesis.openapi.format("pattern", PATTERNS)
+schemathesis.openapi.format("status-text", st.text(CHARACTERS, max_size=60))
 schemathesis.openapi.format("etag", st.sampled_from(['"7ed4fe177bc8ea55:8"', 'W/"x:1"', "*", '"a", "b"']))
 
 
@@ -52,7 +55,7 @@ def filter_failure(context, failure, case, response):
         return True
     body = case.body if isinstance(case.body, dict) else {}
     texts = [*body.get("channels", []), *body.get("users", []), *(case.path_parameters or {}).values()]
-    texts += [text for name, text in (case.query or {}).items() if name in ("prefix", "user")]
+    texts += [text for name, text in (case.query or {}).items() if name in ("prefix", "user", "pattern")]
     return not all(map(is_name, texts))
 
 

@@ -61,12 +61,16 @@ pub(super) fn default_ttl() -> Number {
     TTL_MS.into()
 }
 
-/// The length as an integer within the bounds. JSON has one kind of number, in which `60000.0` is an integer too.
-pub(super) fn ttl_ms(asked: &Number) -> Result<u64, String> {
+/// An integer within bounds. JSON has one kind of number, in which `60000.0` is an integer too.
+pub(super) fn integer(asked: &Number, bounds: std::ops::RangeInclusive<u64>) -> Option<u64> {
     let integral = asked.as_f64().filter(|number| number.fract() == 0.0 && *number >= 0.0);
     // A cast of what is out of range gives the nearest, which is out of bounds as well.
-    let ttl_ms = asked.as_u64().or(integral.map(|number| number as u64)).filter(|ttl_ms| TTLS_MS.contains(ttl_ms));
-    ttl_ms.ok_or_else(|| {
+    asked.as_u64().or(integral.map(|number| number as u64)).filter(|number| bounds.contains(number))
+}
+
+/// How long a lease lasts.
+pub(super) fn ttl_ms(asked: &Number) -> Result<u64, String> {
+    integer(asked, TTLS_MS).ok_or_else(|| {
         let (least, most) = (TTLS_MS.start(), TTLS_MS.end());
         format!("`ttl_ms` is an integer from {least} to {most}")
     })

@@ -4,13 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use actix_web::{HttpRequest, HttpResponse, web};
 use serde::{Deserialize, Deserializer, Serialize, de::IntoDeserializer as _};
-use serde_json::{Map, Value};
+use serde_json::{Map, Number, Value};
 
 use super::{
     MOST,
     body::Body,
     cursor,
     etag::Tag,
+    members::integer,
     path::User,
     query::{Nothing, Page, Query},
 };
@@ -29,6 +30,9 @@ use crate::{
         wire::{UserShape, UserStatusShape, check_text},
     },
 };
+
+/// 2^53 - 1 milliseconds.
+const MAX_MOMENT: u64 = (1 << 53) - 1;
 
 #[derive(Serialize)]
 struct Listed<'a> {
@@ -55,7 +59,7 @@ pub(super) struct Which {
     offline: Option<bool>,
     /// Those in channels of this pattern.
     pattern: Option<Pattern>,
-    /// Of those, the ones with one of these, separated by commas.
+    /// Those with one of these, separated by commas.
     status: Option<String>,
 }
 
@@ -68,16 +72,9 @@ pub(super) async fn list(
     let Which { prefix, limit, cursor, offline, pattern, status } = which;
     let page = Page::new(prefix, limit, cursor);
     let with_offline = offline.unwrap_or_default();
+    let statuses = status.as_deref().map(parse_statuses).transpose()?;
     if let Some(pattern) = pattern {
-        if with_offline {
-            return Err(Problem::bad_request(
-                "the query: nobody is in a channel and `offline`; leave out one of the two",
-            ));
-        }
-        return in_channels(&doors, &pattern, status.as_deref(), &page).await;
-    }
-    if status.is_some() {
-        return Err(Problem::bad_request("the query: `status` belongs to a `pattern` of channels"));
+        return in_channels(&doors, &pattern, statuses, &page).await;
     }
     let (names, next) = names(&doors, with_offline, &page).await?;
     let people = if names.is_empty() { Vec::new() } else { doors.core.users(&names).await? };
@@ -86,7 +83,11 @@ pub(super) async fn list(
     let listed = people.iter().filter(|info| {
         let View { status, last_seen, last_active, state, .. } = &info.view;
         let is_known = last_seen.is_some() || last_active.is_some() || state.is_some();
-        status.is_some() || (with_offline && is_known)
+        match (status, &statuses) {
+            (None, _) => with_offline && is_known && statuses.is_none(),
+            (Some(status), Some(wanted)) => wanted.contains(status),
+            (Some(_), None) => true,
+        }
     });
     let users = listed.map(|info| Listed { user: &info.user, status: (&info.view).into() }).collect();
     Ok(HttpResponse::Ok().json(List { users, next, stale }))
@@ -126,10 +127,9 @@ struct FoundList<'a> {
 async fn in_channels(
     doors: &Doors,
     pattern: &Pattern,
-    status: Option<&str>,
+    statuses: Option<BTreeSet<Choice>>,
     page: &Page,
 ) -> Result<HttpResponse, Problem> {
-    let statuses = status.map(statuses).transpose()?;
     let after = page.after()?;
     let sought = Sought { pattern, statuses, prefix: page.prefix()?, after: after.as_deref(), most: page.limit()? };
     let found = doors.core.users_across(&sought).await?;
@@ -141,7 +141,7 @@ async fn in_channels(
     Ok(HttpResponse::Ok().json(FoundList { users: users.collect(), total: found.total, next, stale: found.stale }))
 }
 
-fn statuses(text: &str) -> Result<BTreeSet<Choice>, Problem> {
+fn parse_statuses(text: &str) -> Result<BTreeSet<Choice>, Problem> {
     let one = |name: &str| Choice::deserialize(name.into_deserializer());
     let all: Result<_, serde::de::value::Error> = text.split(',').map(one).collect();
     all.map_err(|why| Problem::bad_request(format!("the query: `status`: {why}")))
@@ -181,15 +181,19 @@ pub(super) async fn forget(
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Change {
+    #[serde(default, deserialize_with = "given")]
     state: Option<Map<String, Value>>,
     #[serde(default, deserialize_with = "given")]
     status: Option<Option<Choice>>,
+    #[serde(default, deserialize_with = "given")]
     text: Option<String>,
-    until: Option<u64>,
+    #[serde(default, deserialize_with = "given")]
+    until: Option<Number>,
 }
 
-fn given<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Option<Choice>>, D::Error> {
-    Option::deserialize(deserializer).map(Some)
+/// A field that is there, null where its type has a null and nowhere else.
+fn given<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
+    T::deserialize(deserializer).map(Some)
 }
 
 pub(super) async fn change(
@@ -207,6 +211,7 @@ pub(super) async fn change(
     if status.is_none() && (text.is_some() || until.is_some()) {
         return Err(Problem::bad_request("the body: `text` and `until` belong to a `status`"));
     }
+    let until = until.as_ref().map(moment).transpose()?;
     if let Some(state) = state {
         doors.core.patch_user_state(&user, &state).await?;
     }
@@ -215,6 +220,12 @@ pub(super) async fn change(
         doors.core.choose(&user, status, text, until).await?;
     }
     Ok(HttpResponse::NoContent().finish())
+}
+
+/// A point in time that every reader of JSON keeps. JSON has one kind of number, in which `7.0` is an integer too.
+fn moment(asked: &Number) -> Result<u64, Problem> {
+    integer(asked, 0..=MAX_MOMENT)
+        .ok_or_else(|| Problem::bad_request(format!("the body: `until` is an integer from 0 to {MAX_MOMENT}")))
 }
 
 #[derive(Deserialize)]
