@@ -236,6 +236,46 @@ async fn a_stream_ends_with_its_token_and_says_so() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_stream_ends_when_its_token_is_revoked_or_its_user_put_out_and_a_ticket_from_before_opens_none() {
+    let redis = Redis::start().await;
+    let space = redis.space();
+    let (one, two) = (Instance::start(&space).await, Instance::start(&space).await);
+    let ann = token("ann", json!({"jti": "stolen"}));
+    let ben = token("ben", json!({}));
+    let open = async |token: &str| {
+        let bearer = format!("Bearer {token}");
+        let mut events = Events::open(&one.url(), "channel=room:1", &[("authorization", &bearer)]).await.ok().unwrap();
+        events.next().await;
+        events
+    };
+    let (mut of_ann, mut of_ben, mut of_app) = (open(&ann).await, open(&ben).await, open(API_KEY).await);
+    let ticket = two.rest().with_key(Some(&ann)).post("/v1/tickets", json!({})).await.ok();
+    let ticket = ticket["ticket"].as_str().unwrap().to_owned();
+
+    assert_eq!(two.rest().post("/v1/revocations", json!({"jti": "stolen"})).await.status, 204);
+    let last = of_ann.next().await.data;
+    assert_eq!((&last["event"], &last["code"]), (&json!("closed"), &json!(4501)), "{last}");
+    of_ann.end().await;
+    eventually(DEADLINE, async || {
+        let bearer = format!("Bearer {ann}");
+        Events::open(&two.url(), "channel=room:1", &[("authorization", &bearer)]).await.is_err()
+    })
+    .await;
+    problem(&refused(&two, &format!("channel=room:1&ticket={ticket}"), &[]).await, 401, "unauthorized");
+
+    let banned = two.rest().post("/v1/users/ben/disconnect", json!({"ban_ms": 60_000})).await;
+    assert_eq!(banned.status, 200, "{}", banned.text);
+    let last = of_ben.next().await.data;
+    assert_eq!((&last["event"], &last["code"]), (&json!("closed"), &json!(4504)), "{last}");
+    of_ben.end().await;
+    let bearer = format!("Bearer {ben}");
+    problem(&refused(&one, "channel=room:1", &[("authorization", &bearer)]).await, 403, "forbidden");
+    // An app server's stream goes on.
+    put(&two.rest(), "room:1", "zoe", json!({})).await;
+    of_app.until("zoe is there", |events| events.users() == ["zoe"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_instance_that_stops_tells_listeners_when_to_come_back_and_they_miss_nothing() {
     let redis = Redis::start().await;
     let space = redis.space();

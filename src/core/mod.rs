@@ -1,8 +1,8 @@
 //! The service as the doors see it. Knows neither HTTP nor Redis.
 
+mod across;
 mod asides;
 mod bars;
-mod across;
 mod error;
 mod heart;
 mod leases;
@@ -37,9 +37,9 @@ use tokio::{
 };
 
 pub use self::{
+    across::{Across, Sought},
     asides::Addressee,
     bars::Barred,
-    across::{Across, Sought},
     error::{Code, Error},
     mirror::{Aside, Cause, Copy, Delivery, Encoded, Frame, Lists, Mirror, Snapshot, Wake, Whole},
     notices::{Notice, Notices, Out, Typing},
