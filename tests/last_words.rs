@@ -108,6 +108,7 @@ async fn a_second_join_replaces_them_and_nobody_sees_that_it_does() {
     let phone = Client::hello_as(&pair.two.url(), "ann").await;
     join(&phone, json!({"on": "phone"}), json!({})).await;
     users.until("the phone", |users| users.member(ROOM, "ann")["state"]["on"] == "phone").await;
+    far.until("both devices", |far| far.view(ROOM).unwrap().members().len() == 2).await;
     let seen = |watcher: &Client| ["join", "update", "leave"].map(|list| watcher.changes(ROOM, list).len());
     let before = (seen(&far), seen(&users));
     join(&laptop, json!({"on": "laptop"}), json!({"gone": "second"})).await;
