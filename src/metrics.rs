@@ -71,7 +71,7 @@ pub struct Metrics {
     /// Rosters that this instance keeps a copy of.
     pub mirrors: Gauge,
     /// The same by how their watchers are told of changes.
-    pub mirrors_by_mode: Family<In, Gauge>,
+    pub modes: Family<In, Gauge>,
     /// Changes heard on feeds.
     pub published: Counter,
     /// Signs of typing and signals that clients of this instance have given.
@@ -141,9 +141,9 @@ impl Metrics {
             resumes_missed: of.add("resumes_missed", "Resumes that found nothing", Counter::default()),
             graces_saved: of.add("graces_saved", "Connections held again within their grace", Counter::default()),
             mirrors: of.add("mirrors", "Rosters that this instance keeps a copy of", Gauge::default()),
-            mirrors_by_mode: of.add(
-                "mirrors_by_mode",
-                "The same by the mode in which their watchers are told of changes",
+            modes: of.add(
+                "modes",
+                "Rosters that this instance keeps a copy of, by the mode in which their watchers are told of changes",
                 Family::default(),
             ),
             published: of.add("published", "Changes heard on feeds", Counter::default()),

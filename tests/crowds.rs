@@ -214,7 +214,7 @@ async fn a_channel_goes_through_the_modes_and_back_by_the_load_of_each_instance_
     }
     sees_soon(&cat, "net", None, 8).await;
     let metrics = one.rest().get("/metrics").await.text;
-    for line in [r#"rollcall_mirrors_by_mode{mode="occupancy"} 1"#, r#"rollcall_mirrors_by_mode{mode="full"} 0"#] {
+    for line in [r#"rollcall_modes{mode="occupancy"} 1"#, r#"rollcall_modes{mode="full"} 0"#] {
         assert!(metrics.lines().any(|found| found == line), "{line}: {metrics}");
     }
     // A list can be asked for, and a change is told in numbers.

@@ -183,7 +183,7 @@ impl Core {
         self.metrics.feed_lag.set(self.feed.lag().as_secs_f64());
         for mode in Mode::ALL {
             let of = In { mode: mode.as_str() };
-            self.metrics.mirrors_by_mode.get_or_create(&of).set(as_gauge(self.mirrors.in_mode(mode)));
+            self.metrics.modes.get_or_create(&of).set(as_gauge(self.mirrors.in_mode(mode)));
         }
         for (partition, pulse) in (0..).zip(&self.pulses) {
             let of = Of { partition };
