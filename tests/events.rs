@@ -5,8 +5,8 @@ mod harness;
 use std::time::Duration;
 
 use harness::{
-    API_KEY, Answer, Client, DEADLINE, Events, Instance, Redis, Rest, Throttle, api_key_setting, eventually, raw_http,
-    segment, token,
+    API_KEY, Answer, Client, DEADLINE, Events, Instance, Nginx, Redis, Rest, Throttle, api_key_setting, eventually,
+    raw_http, segment, token,
 };
 use serde_json::{Value, json};
 
@@ -297,6 +297,28 @@ async fn an_instance_that_stops_tells_listeners_when_to_come_back_and_they_miss_
     assert_eq!(events.next().await.data["event"], "delta");
     assert_eq!(events.users(), ["ann", "ben"]);
     assert!(one.ended(DEADLINE).await.success(), "the stream holds nothing up");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn behind_nginx_events_come_at_once_and_a_stream_goes_on_over_another_instance() {
+    let redis = Redis::start().await;
+    let space = redis.space();
+    let mut instances = [Instance::start(&space).await, Instance::start(&space).await];
+    let nginx = Nginx::start(&[instances[0].port(), instances[1].port()]).await;
+    put(&instances[0].rest(), "room:1", "ann", json!({})).await;
+    let mut events = Events::open(&nginx.url(), "channel=room:1", &[KEY]).await.ok().unwrap();
+    events.until("ann is there", |events| events.users() == ["ann"]).await;
+    put(&instances[0].rest(), "room:1", "ben", json!({})).await;
+    // A small event is not kept until there is more of it.
+    events.until("ben is there", |events| events.users() == ["ann", "ben"]).await;
+
+    let has_it = usize::from(sockets(&instances[1]).await == 1);
+    instances[has_it].terminate();
+    assert_eq!(events.next().await.data["event"], "reconnect");
+    events.end().await;
+    put(&instances[1 - has_it].rest(), "room:1", "cem", json!({})).await;
+    let mut events = events.go_on(&nginx.url(), "channel=room:1", &[KEY]).await;
+    events.until("cem is there", |events| events.users() == ["ann", "ben", "cem"]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

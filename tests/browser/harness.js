@@ -58,8 +58,8 @@ export function startBrowser() {
 }
 
 /** Asks until the answer is the expected one, and says the last answer when it never was. */
-export async function eventually(what, ask, expected) {
-  const deadline = Date.now() + TRUTH_MS;
+export async function eventually(what, ask, expected, within = TRUTH_MS) {
+  const deadline = Date.now() + within;
   const wanted = JSON.stringify(expected);
   let last;
   do {

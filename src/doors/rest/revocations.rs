@@ -6,6 +6,7 @@ use serde_json::Number;
 
 use super::{
     body::Body,
+    members::integer,
     path::User,
     query::{Nothing, Query},
 };
@@ -44,12 +45,9 @@ fn no_ban() -> Number {
     0.into()
 }
 
-/// JSON has one kind of number, in which `60000.0` is an integer too.
 fn ban_ms(asked: &Number) -> Result<u64, Problem> {
-    let integral = asked.as_f64().filter(|number| number.fract() == 0.0 && *number >= 0.0);
-    // A cast of what is out of range gives the nearest, which is out of bounds as well.
-    let ban_ms = asked.as_u64().or(integral.map(|number| number as u64)).filter(|ban_ms| *ban_ms <= BAN_MS);
-    ban_ms.ok_or_else(|| Problem::bad_request(format!("the body: `ban_ms` is an integer from 0 to {BAN_MS}")))
+    integer(asked, 0..=BAN_MS)
+        .ok_or_else(|| Problem::bad_request(format!("the body: `ban_ms` is an integer from 0 to {BAN_MS}")))
 }
 
 /// What a line of the log says of how it ended.
