@@ -72,6 +72,10 @@ pub struct Metrics {
     pub mirrors: Gauge,
     /// The same by how their watchers are told of changes.
     pub modes: Family<In, Gauge>,
+    /// Users whom somebody here watches.
+    pub people: Gauge,
+    /// Users read because somebody here watches them.
+    pub people_read: Counter,
     /// Changes heard on feeds.
     pub published: Counter,
     /// Signs of typing and signals that clients of this instance have given.
@@ -146,6 +150,8 @@ impl Metrics {
                 "Rosters that this instance keeps a copy of, by the mode in which their watchers are told of changes",
                 Family::default(),
             ),
+            people: of.add("people", "Users whom somebody here watches", Gauge::default()),
+            people_read: of.add("people_read", "Users read because somebody here watches them", Counter::default()),
             published: of.add("published", "Changes heard on feeds", Counter::default()),
             asides: of.add("asides", "Signs of typing and signals by clients", reasons(["signal", "typing"])),
             asides_lost: of.add("asides_lost", "Those that slow watchers here have lost", Counter::default()),

@@ -12,6 +12,7 @@ mod mirrors;
 #[cfg(test)]
 mod mutants;
 mod notices;
+mod people;
 mod persons;
 mod placing;
 mod pulse;
@@ -43,6 +44,7 @@ pub use self::{
     error::{Code, Error},
     mirror::{Aside, Cause, Copy, Delivery, Encoded, Frame, Lists, Mirror, Snapshot, Wake, Whole},
     notices::{Notice, Notices, Out, Typing},
+    people::{Seen, UserWatch, UsersFrame},
     putting_out::Revocation,
     queries::{Count, Device, Listing, UserInfo},
     session::{Command, Hello, HelloError, Reply, ResumeClaim, Session, Watch, Welcome},
@@ -53,6 +55,7 @@ use self::{
     heart::{Heart, Writer},
     ledger::Ledger,
     mirrors::Mirrors,
+    people::People,
     persons::Persons,
     pulse::Pulse,
     shared::Shared,
@@ -89,6 +92,7 @@ pub struct Core {
     feed: Arc<dyn Feed>,
     pub(crate) ledger: Arc<Ledger>,
     pub(crate) mirrors: Arc<Mirrors>,
+    pub(crate) people: Arc<People>,
     persons: Persons,
     pub(crate) pulses: Vec<Arc<Pulse>>,
     pub(crate) bars: Arc<Bars>,
@@ -141,6 +145,8 @@ impl Core {
         }
         vital::spawn("comparison", mirrors.clone().run());
         vital::spawn("bars", bars.clone().run(pulses[usize::from(SCHEMA)].clone()));
+        let people = People::new(store.clone(), feed.clone(), metrics.clone());
+        people.start();
         let was_ready = false.into();
         from_zero(&metrics.operations, ["ok"].into_iter().chain(Code::ALL.map(Code::as_str)));
         let persons = Persons::default();
@@ -149,6 +155,7 @@ impl Core {
             feed,
             ledger,
             mirrors,
+            people,
             persons,
             pulses,
             bars,
@@ -180,6 +187,7 @@ impl Core {
         self.metrics.accounts.set(as_gauge(self.ledger.len()));
         self.metrics.members.set(as_gauge(self.ledger.members()));
         self.metrics.bars.set(as_gauge(self.bars.len()));
+        self.metrics.people.set(as_gauge(self.people.len()));
         self.metrics.feed_lag.set(self.feed.lag().as_secs_f64());
         for mode in Mode::ALL {
             let of = In { mode: mode.as_str() };
@@ -244,6 +252,7 @@ impl Core {
             // Where there is always another event, others have their turn all the same.
             tokio::task::consume_budget().await;
             match event {
+                FeedEvent::Published(published) if published.roster.is_user() => self.people.hear(&published),
                 FeedEvent::Published(published) => self.mirrors.hear(published),
                 FeedEvent::Said(roster, said) => self.mirrors.hear_aside(&roster, said, self.typing_lasts()),
                 FeedEvent::Control(_, Control::Typing(towards)) => self.hear_typing(&towards),
@@ -271,6 +280,7 @@ impl Core {
                 FeedEvent::Control(partition, Control::Settled(_)) => {
                     self.pulses[usize::from(partition)].poke();
                     self.mirrors.settled(partition);
+                    self.people.settled(partition);
                 }
                 FeedEvent::Lost => {
                     self.metrics.feed_lost.inc();
@@ -279,6 +289,7 @@ impl Core {
                 FeedEvent::Restored => {
                     tracing::info!("the feed is back; comparing versions");
                     self.mirrors.doubt();
+                    self.people.doubt();
                     // Nor was anybody heard who took or ended what is answered for here.
                     self.pulses.iter().for_each(|pulse| pulse.suspect());
                     self.persons.hear(self.ledger.people());

@@ -21,6 +21,7 @@ use super::{
     ledger::{Content, Settlement},
     mirror::{Cursor, Delivery, Listening, Mirror, Wake},
     notices::Notices,
+    people::UserWatch,
 };
 use crate::domain::{
     chance,
@@ -454,6 +455,11 @@ impl Session {
             return Ok(());
         }
         Err(forbidden(format!("this token may not ask for `{user}`; `can.users` names whom it may")))
+    }
+
+    /// A watch over users, which begins with nobody. Whoever is present is told the truth about themselves.
+    pub fn user_watch(&self, wake: &Arc<dyn Wake>) -> UserWatch {
+        UserWatch::new(&self.core.people, self.user.clone(), wake)
     }
 
     fn can(&self, channel: &ChannelName) -> &Capabilities {

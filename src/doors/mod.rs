@@ -18,6 +18,7 @@ pub mod rest;
 pub mod settings;
 pub mod sse;
 pub mod tickets;
+pub mod told;
 pub mod wire;
 pub mod ws;
 

@@ -11,10 +11,11 @@ use bytes::Bytes;
 
 use super::{
     hub::{Ear, Hub},
+    told,
     ws::wire,
 };
 use crate::{
-    core::{Copy, Delivery, Watch},
+    core::{Copy, Delivery, UserWatch, Wake, Watch},
     domain::{level::Level, name::ChannelName},
     metrics::{Because, Metrics},
 };
@@ -29,10 +30,20 @@ pub struct Outbox {
     /// The snapshot of which pages are still to come.
     paging: Option<(ChannelName, Pages)>,
     watches: BTreeMap<ChannelName, Watch>,
-    channels: HashMap<u64, ChannelName>,
-    dirty: BTreeSet<ChannelName>,
+    users: Option<UserWatch>,
+    sources: HashMap<u64, Source>,
+    dirty: BTreeSet<Source>,
     /// Whose frame was the last: the next one's turn follows, so that a busy channel does not starve others on a slow socket.
-    last: Option<ChannelName>,
+    last: Option<Source>,
+}
+
+/// Where frames come from, in the order of their turns.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+enum Source {
+    /// Users, whether named or everybody.
+    Users,
+    /// A watched channel.
+    Channel(ChannelName),
 }
 
 /// The pages of one snapshot that are still to come.
@@ -69,7 +80,8 @@ impl Outbox {
             replies: VecDeque::new(),
             paging: None,
             watches: BTreeMap::new(),
-            channels: HashMap::new(),
+            users: None,
+            sources: HashMap::new(),
             dirty: BTreeSet::new(),
             last: None,
         }
@@ -87,7 +99,7 @@ impl Outbox {
 
     /// Mirrors have something new.
     pub fn mark(&mut self, mirrors: HashSet<u64>) {
-        self.dirty.extend(mirrors.iter().filter_map(|mirror| self.channels.get(mirror)).cloned());
+        self.dirty.extend(mirrors.iter().filter_map(|mirror| self.sources.get(mirror)).cloned());
         self.give_up_pages();
     }
 
@@ -98,7 +110,7 @@ impl Outbox {
             && let Some(watch) = self.watches.get_mut(channel)
             && (watch.gives_up_list() || (matches!(pages, Pages::First(_)) && watch.gives_up()))
         {
-            self.dirty.insert(channel.clone());
+            self.dirty.insert(Source::Channel(channel.clone()));
             self.paging = None;
         }
     }
@@ -133,8 +145,8 @@ impl Outbox {
         let channel = watch.channel().clone();
         self.unwatch(&channel);
         self.hub.listen(watch.mirror_id(), self.seat, &self.ear);
-        self.channels.insert(watch.mirror_id(), channel.clone());
-        self.dirty.insert(channel.clone());
+        self.sources.insert(watch.mirror_id(), Source::Channel(channel.clone()));
+        self.dirty.insert(Source::Channel(channel.clone()));
         self.watches.insert(channel, watch);
     }
 
@@ -142,10 +154,25 @@ impl Outbox {
     pub fn unwatch(&mut self, channel: &ChannelName) -> bool {
         let Some(watch) = self.watches.remove(channel) else { return false };
         self.hub.unlisten(watch.mirror_id(), self.seat);
-        self.channels.remove(&watch.mirror_id());
-        self.dirty.remove(channel);
+        self.sources.remove(&watch.mirror_id());
+        self.dirty.remove(&Source::Channel(channel.clone()));
         self.paging.take_if(|(paging, _)| paging == channel);
         true
+    }
+
+    /// The watch over users, if there is one.
+    pub fn users(&self) -> Option<&UserWatch> {
+        self.users.as_ref()
+    }
+
+    /// The watch over users, which begins where there is none.
+    pub fn begin_users(&mut self, begin: impl FnOnce(&Arc<dyn Wake>) -> UserWatch) -> &UserWatch {
+        self.users.get_or_insert_with(|| {
+            let watch = begin(self.hub.wake());
+            self.hub.listen(watch.id(), self.seat, &self.ear);
+            self.sources.insert(watch.id(), Source::Users);
+            watch
+        })
     }
 
     /// The next frame to send, if there is one now.
@@ -157,13 +184,24 @@ impl Outbox {
         if let Some((channel, pages)) = self.paging.take() {
             return self.page(channel, pages);
         }
-        while let Some(channel) = self.next_in_turn() {
+        while let Some(source) = self.next_in_turn() {
+            let channel = match &source {
+                Source::Channel(channel) => channel.clone(),
+                Source::Users => {
+                    if let Some(frame) = self.users.as_ref().and_then(UserWatch::deliver) {
+                        self.last = Some(source);
+                        return Some(told::users(&frame));
+                    }
+                    self.dirty.remove(&source);
+                    continue;
+                }
+            };
             match self.watches.get_mut(&channel).and_then(Watch::deliver) {
                 None => {
-                    self.dirty.remove(&channel);
+                    self.dirty.remove(&source);
                 }
                 Some(Delivery::Frame(frame)) => {
-                    self.last = Some(channel.clone());
+                    self.last = Some(source);
                     let encoded = frame.encoded.get(|| {
                         // The first socket that is told of it, and no other, is here.
                         if let Some(wanted_at) = frame.wanted_at {
@@ -175,7 +213,7 @@ impl Outbox {
                 }
                 Some(Delivery::Aside { aside, lost }) => {
                     metrics.asides_lost.inc_by(lost);
-                    self.last = Some(channel.clone());
+                    self.last = Some(source);
                     return aside.encoded.get(|| vec![wire::aside(&channel, &aside)]).first().cloned();
                 }
                 Some(Delivery::Snapshot(snapshot)) => {
@@ -198,7 +236,7 @@ impl Outbox {
     /// Begins a snapshot: its first page.
     fn begin(&mut self, channel: ChannelName, pages: Pages, reason: &'static str, metrics: &Metrics) -> Option<Bytes> {
         metrics.snapshots.get_or_create(&Because { reason }).inc();
-        self.last = Some(channel.clone());
+        self.last = Some(Source::Channel(channel.clone()));
         self.page(channel, pages)
     }
 
@@ -209,18 +247,18 @@ impl Outbox {
         Some(page)
     }
 
-    fn next_in_turn(&self) -> Option<ChannelName> {
+    fn next_in_turn(&self) -> Option<Source> {
         use std::ops::Bound::{Excluded, Unbounded};
         let after =
-            self.last.as_ref().and_then(|last| self.dirty.range::<ChannelName, _>((Excluded(last), Unbounded)).next());
+            self.last.as_ref().and_then(|last| self.dirty.range::<Source, _>((Excluded(last), Unbounded)).next());
         after.or_else(|| self.dirty.first()).cloned()
     }
 }
 
 impl Drop for Outbox {
     fn drop(&mut self) {
-        for watch in self.watches.values() {
-            self.hub.unlisten(watch.mirror_id(), self.seat);
+        for source in self.sources.keys() {
+            self.hub.unlisten(*source, self.seat);
         }
     }
 }

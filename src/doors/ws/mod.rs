@@ -5,7 +5,9 @@ mod close;
 mod hello;
 mod measure;
 mod socket;
+mod sought;
 mod transport;
+mod watching;
 pub(super) mod wire;
 
 use actix_web::{

@@ -10,6 +10,7 @@ use tokio::time::{Instant, sleep_until};
 use super::{
     close::Close,
     hello::{greet, refresh},
+    sought::Sought,
     transport::{Inbound, Receiver, Sender},
     wire::{self, Fault, LimitsShape, Request, VersionShape, WelcomeShape},
 };
@@ -84,10 +85,10 @@ type Operation = LocalBoxFuture<'static, Finished>;
 
 /// One socket.
 pub struct Socket {
-    doors: Data<Doors>,
+    pub(super) doors: Data<Doors>,
     sender: Sender,
-    outbox: Outbox,
-    session: Option<Session>,
+    pub(super) outbox: Outbox,
+    pub(super) session: Option<Session>,
     notices: Option<Arc<Notices>>,
     /// The token of an Authorization header, good for a hello without one.
     header_token: Option<String>,
@@ -422,20 +423,15 @@ impl Socket {
                 self.answer(id, &serde_json::json!({}));
                 return Err(Close::Bye);
             }
-            Request::Unwatch { channel } => {
-                if self.outbox.unwatch(&channel) {
-                    self.answer(id, &serde_json::json!({ "channel": channel }));
-                } else {
-                    self.refuse(id, &Error::new(Code::Conflict, format!("`{channel}` is not watched")));
-                }
-            }
-            Request::Watch { channel, level, since } => {
+            Request::Unwatch(sought) => self.watch_less(id, sought),
+            Request::Watch(Sought::Channel { channel, level, since }) => {
                 if let Err(error) = self.may_watch_more(&channel) {
                     self.refuse(id, &error);
                     return Ok(());
                 }
                 self.start(id, Command::Watch { channel, level, since });
             }
+            Request::Watch(sought) => self.watch_more(id, sought),
             Request::Join { channel, state, watch, grace_ms, on_leave } => {
                 if watch.is_some()
                     && let Err(error) = self.may_watch_more(&channel)
@@ -602,14 +598,14 @@ impl Socket {
         serde_json::value::to_raw_value(&shape).expect("a welcome is JSON")
     }
 
-    fn answer(&mut self, id: Option<u64>, body: &impl serde::Serialize) {
+    pub(super) fn answer(&mut self, id: Option<u64>, body: &impl serde::Serialize) {
         self.doors.core.metrics().operations.get_or_create(&Because { reason: "ok" }).inc();
         if let Some(id) = id {
             self.outbox.reply(wire::ok(id, body));
         }
     }
 
-    fn refuse(&mut self, id: Option<u64>, error: &Error) {
+    pub(super) fn refuse(&mut self, id: Option<u64>, error: &Error) {
         self.doors.core.metrics().operations.get_or_create(&Because { reason: error.code.as_str() }).inc();
         self.outbox.reply(wire::error(id, error));
     }

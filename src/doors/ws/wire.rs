@@ -7,6 +7,7 @@ use serde::{
 };
 use serde_json::{Map, Value, value::RawValue};
 
+use super::sought::{self, Sought};
 use crate::{
     core::{Addressee, Aside, Cause, Code, Error, Frame, Lists, Snapshot, Typing, Whole},
     domain::{
@@ -28,7 +29,7 @@ const MAX_ID: u64 = (1 << 53) - 1;
 const PAGE_BYTES: usize = 8 * 1024;
 const PAGE_ENTRIES: usize = 500;
 /// As many users may be asked for at once.
-const MOST_USERS: usize = 1_000;
+pub(super) const MOST_USERS: usize = 1_000;
 /// The longest name of a device, bytes.
 const DEVICE_BYTES: usize = 64;
 
@@ -63,9 +64,9 @@ pub enum Request {
     /// Tell whoever watches just now.
     Send { channel: ChannelName, data: Box<RawValue>, echo: bool },
     /// Be told about changes.
-    Watch { channel: ChannelName, level: Level, since: Option<Version> },
+    Watch(Sought),
     /// Not be told any more.
-    Unwatch { channel: ChannelName },
+    Unwatch(Sought),
     /// Ask about a channel.
     GetChannel { channel: ChannelName },
     /// Ask who is in a channel, page by page.
@@ -149,20 +150,11 @@ struct StatusShape {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct WatchShape {
-    channel: Channel,
+pub(super) struct SinceShape {
+    pub(super) epoch: String,
+    pub(super) version: u64,
     #[serde(default)]
-    level: Level,
-    since: Option<Map<String, Value>>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct SinceShape {
-    epoch: String,
-    version: u64,
-    #[serde(default)]
-    mode: Mode,
+    pub(super) mode: Mode,
 }
 
 #[derive(Deserialize)]
@@ -193,7 +185,7 @@ struct RefreshShape {
 struct NothingShape {}
 
 /// A channel name whose refusal says which field it was.
-struct Channel(ChannelName);
+pub(super) struct Channel(pub(super) ChannelName);
 
 impl<'de> Deserialize<'de> for Channel {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -301,15 +293,8 @@ pub fn read(text: &str) -> Result<(Option<u64>, Request), Fault> {
             let data = serde_json::value::to_raw_value(&data).expect("a JSON value is JSON");
             Request::Send { channel: channel.0, data, echo }
         }
-        "watch" => {
-            let WatchShape { channel, level, since } = shape(object).map_err(bad)?;
-            let since = since.map(shape::<SinceShape>).transpose().map_err(|why| bad(format!("`since`: {why}")))?;
-            // Without a list there is nothing to go on from where lists are told.
-            let since = since.filter(|since| since.mode.has_lists() || level == Level::Occupancy);
-            let since = since.map(|since| Version { epoch: Epoch::new(&since.epoch), number: since.version });
-            Request::Watch { channel: channel.0, level, since }
-        }
-        "unwatch" => Request::Unwatch { channel: shape::<ChannelShape>(object).map_err(bad)?.channel.0 },
+        "watch" => Request::Watch(sought::watch(object).map_err(|error| Fault::Refused(id, error))?),
+        "unwatch" => Request::Unwatch(sought::unwatch(object).map_err(|error| Fault::Refused(id, error))?),
         "get" => {
             let GetShape { channel, users, members, limit, cursor } = shape(object).map_err(bad)?;
             if !members && (limit.is_some() || cursor.is_some()) {
@@ -339,7 +324,7 @@ pub fn read(text: &str) -> Result<(Option<u64>, Request), Fault> {
     Ok((id, request))
 }
 
-fn shape<T: DeserializeOwned>(object: Map<String, Value>) -> Result<T, String> {
+pub(super) fn shape<T: DeserializeOwned>(object: Map<String, Value>) -> Result<T, String> {
     serde_json::from_value(Value::Object(object)).map_err(|error| error.to_string())
 }
 

@@ -1,0 +1,96 @@
+//! What a client wants to be told about, or no more: a channel, or users.
+
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+use super::wire::{Channel, MOST_USERS, SinceShape, shape};
+use crate::{
+    core::{Code, Error},
+    domain::{
+        level::Level,
+        name::{ChannelName, UserName},
+        version::{Epoch, Version},
+    },
+};
+
+/// See the module.
+#[derive(Debug)]
+pub enum Sought {
+    /// One channel; to watch it, how much, and only what came after `since`.
+    Channel {
+        /// Which.
+        channel: ChannelName,
+        /// How much.
+        level: Level,
+        /// After what.
+        since: Option<Version>,
+    },
+    /// These users.
+    Users(Vec<UserName>),
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WatchShape {
+    channel: Option<Channel>,
+    users: Option<Vec<UserName>>,
+    level: Option<Level>,
+    since: Option<Map<String, Value>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct UnwatchShape {
+    channel: Option<Channel>,
+    users: Option<Vec<UserName>>,
+}
+
+/// Reads the fields of `watch`.
+///
+/// # Errors
+/// [`Code::BadRequest`] and [`Code::TooLarge`].
+pub fn watch(object: Map<String, Value>) -> Result<Sought, Error> {
+    let WatchShape { channel, users, level, since } = shape(object).map_err(bad)?;
+    if since.is_some() && channel.is_none() {
+        return Err(bad("`since` belongs to a `channel`"));
+    }
+    if level.is_some() && channel.is_none() {
+        return Err(bad("`level` belongs to a `channel`"));
+    }
+    let level = level.unwrap_or_default();
+    let sought = sought(channel, users, level)?;
+    let since = since.map(shape::<SinceShape>).transpose().map_err(|why| bad(format!("`since`: {why}")))?;
+    Ok(match sought {
+        Sought::Channel { channel, .. } => {
+            // Without a list there is nothing to go on from where lists are told.
+            let since = since.filter(|since| since.mode.has_lists() || level == Level::Occupancy);
+            let since = since.map(|since| Version { epoch: Epoch::new(&since.epoch), number: since.version });
+            Sought::Channel { channel, level, since }
+        }
+        other => other,
+    })
+}
+
+/// Reads the fields of `unwatch`.
+///
+/// # Errors
+/// As those of [`watch`].
+pub fn unwatch(object: Map<String, Value>) -> Result<Sought, Error> {
+    let UnwatchShape { channel, users } = shape(object).map_err(bad)?;
+    sought(channel, users, Level::default())
+}
+
+fn sought(channel: Option<Channel>, users: Option<Vec<UserName>>, level: Level) -> Result<Sought, Error> {
+    match (channel, users) {
+        (Some(channel), None) => Ok(Sought::Channel { channel: channel.0, level, since: None }),
+        (None, Some(users)) if users.len() > MOST_USERS => {
+            Err(Error::new(Code::TooLarge, format!("`users` has at most {MOST_USERS} names")))
+        }
+        (None, Some(users)) => Ok(Sought::Users(users)),
+        _ => Err(bad("one of `channel` and `users` says what")),
+    }
+}
+
+fn bad(message: impl Into<String>) -> Error {
+    Error::new(Code::BadRequest, message)
+}
