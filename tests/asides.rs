@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 struct Pair {
-    redis: Backend,
+    _redis: Backend,
     one: Instance,
     two: Instance,
 }
@@ -26,7 +26,7 @@ impl Pair {
         ];
         space.extend(quick.iter().chain(more).map(|(name, value)| (*name, (*value).to_owned())));
         let (one, two) = tokio::join!(Instance::start(&space), Instance::start(&space));
-        Self { redis, one, two }
+        Self { _redis: redis, one, two }
     }
 }
 

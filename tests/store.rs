@@ -5,6 +5,8 @@ mod harness;
 
 #[path = "store/bars.rs"]
 mod bars;
+#[path = "store/indexes.rs"]
+mod indexes;
 #[path = "store/model.rs"]
 mod model;
 #[path = "store/mutants.rs"]

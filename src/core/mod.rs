@@ -256,6 +256,7 @@ impl Core {
                 FeedEvent::Published(published) => self.mirrors.hear(published),
                 FeedEvent::Said(roster, said) => self.mirrors.hear_aside(&roster, said, self.typing_lasts()),
                 FeedEvent::Control(_, Control::Typing(towards)) => self.hear_typing(&towards),
+                FeedEvent::Index(..) => {}
                 FeedEvent::Control(_, Control::Overruled { roster, connection, take, reason }) => {
                     self.ledger.overruled(&connection, &roster, take, reason);
                 }

@@ -14,7 +14,7 @@ use super::{
     member::{Occupancy, Reason},
     name::{ConnectionId, RosterKey, UserName},
     person::Record,
-    roster::{Ask, Body, Change, Control, Entry, Generation, Keep, Outcome, Published, Row, Stay},
+    roster::{Ask, Body, Change, Control, Entry, Generation, IndexChange, Keep, Outcome, Published, Row, Stay},
     rule::Rule,
     tally::Tally,
     version::Epoch,
@@ -176,6 +176,8 @@ pub struct Kept {
 pub struct Told {
     /// To the feeds of rosters.
     pub published: Vec<Published>,
+    /// To the feed of the indexes.
+    pub index: Vec<IndexChange>,
     /// To everybody, or to one instance.
     pub control: Vec<(Option<Arc<str>>, Control)>,
 }
@@ -193,6 +195,8 @@ pub struct Partition {
     held: BTreeMap<Generation, BTreeSet<(RosterKey, ConnectionId)>>,
     numbers: BTreeMap<RosterKey, u64>,
     floor: u64,
+    /// The number of the last change of the indexes.
+    index: u64,
     ending: BTreeMap<(RosterKey, Option<ConnectionId>), u64>,
     ended: BTreeMap<(RosterKey, ConnectionId, u64), u64>,
     people: BTreeMap<UserName, Kept>,
@@ -214,6 +218,7 @@ impl Partition {
             held: BTreeMap::new(),
             numbers: BTreeMap::new(),
             floor: 0,
+            index: 0,
             ending: BTreeMap::new(),
             ended: BTreeMap::new(),
             people: BTreeMap::new(),
@@ -383,6 +388,11 @@ impl Partition {
     /// The number of a roster; none when it was never touched or was forgotten.
     pub fn number(&self, roster: &RosterKey) -> Option<u64> {
         self.numbers.get(roster).copied()
+    }
+
+    /// The number of the last change of the indexes.
+    pub fn index(&self) -> u64 {
+        self.index
     }
 
     /// The epoch and whether it settles; none before the first call.
@@ -832,7 +842,14 @@ impl Partition {
 
     fn publish(&mut self, changes: Changes) {
         let epoch = self.epoch.as_ref().expect("opened").id.clone();
+        let (mut come, mut gone) = (Vec::new(), Vec::new());
         for (roster, collected) in changes.0 {
+            match (collected.was, self.rosters.contains_key(&roster)) {
+                _ if roster.is_hidden() => {}
+                (false, true) => come.push(roster.clone()),
+                (true, false) => gone.push(roster.clone()),
+                _ => {}
+            }
             self.tell_holders(&roster, &collected.changes);
             let to = self.numbers.get(&roster).copied().expect("a change has a number");
             self.told.published.push(Published {
@@ -844,6 +861,10 @@ impl Partition {
                 changes: collected.changes,
                 roster,
             });
+        }
+        if !come.is_empty() || !gone.is_empty() {
+            self.index += 1;
+            self.told.index.push(IndexChange { epoch, from: self.index - 1, to: self.index, come, gone });
         }
     }
 }
@@ -861,6 +882,8 @@ struct Wish<'a> {
 struct Changes(BTreeMap<RosterKey, Collected>);
 
 struct Collected {
+    /// Whether somebody was there before.
+    was: bool,
     from: u64,
     starts: bool,
     changes: Vec<Change>,
@@ -870,7 +893,8 @@ impl Changes {
     fn bump(&mut self, partition: &mut Partition, roster: &RosterKey) -> u64 {
         let known = partition.numbers.get(roster).copied();
         let from = known.unwrap_or(partition.floor);
-        self.0.entry(roster.clone()).or_insert(Collected { from, starts: known.is_none(), changes: Vec::new() });
+        let was = partition.rosters.contains_key(roster);
+        self.0.entry(roster.clone()).or_insert(Collected { was, from, starts: known.is_none(), changes: Vec::new() });
         partition.numbers.insert(roster.clone(), from + 1);
         from + 1
     }

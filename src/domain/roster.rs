@@ -269,6 +269,21 @@ impl Published {
     }
 }
 
+/// What came into the indexes of users and of channels that others see, and what went out of them, in one call. Names only: how they are is read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IndexChange {
+    /// Whose numbers.
+    pub epoch: Epoch,
+    /// The number before.
+    pub from: u64,
+    /// The number after. Every such change of a partition has one, told or not.
+    pub to: u64,
+    /// Rosters that were empty and are not any more, in their order.
+    pub come: Vec<RosterKey>,
+    /// Rosters that are empty now.
+    pub gone: Vec<RosterKey>,
+}
+
 /// What instances tell each other beside the rosters' feeds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Control {

@@ -2,7 +2,10 @@
 
 use std::{
     collections::{BTreeSet, HashMap, VecDeque},
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use async_trait::async_trait;
@@ -59,6 +62,8 @@ struct Inner {
 pub struct MemoryFeed {
     instance: Arc<str>,
     followed: Mutex<HashMap<RosterKey, usize>>,
+    /// How often the indexes are followed.
+    index: AtomicUsize,
     queue: Queue,
 }
 
@@ -94,6 +99,7 @@ impl Memory {
         let feed = Arc::new(MemoryFeed {
             instance: instance.into(),
             followed: Mutex::new(HashMap::new()),
+            index: AtomicUsize::new(0),
             queue: Queue::new(QUEUE),
         });
         let mut inner = self.lock();
@@ -273,7 +279,7 @@ impl Store for Memory {
         let inner = self.lock();
         let (epoch, settling) = inner.partition.epoch().expect("begun when the store was opened");
         let numbers = rosters.iter().map(|roster| inner.partition.number(roster)).collect();
-        Ok(Numbers { epoch: epoch.clone(), settling, numbers })
+        Ok(Numbers { epoch: epoch.clone(), settling, numbers, index: inner.partition.index() })
     }
 
     async fn counts(&self, channels: &[ChannelName]) -> Result<Vec<Counted>, StoreError> {
@@ -423,6 +429,9 @@ impl MemoryFeed {
         for published in told.published.iter().filter(|published| followed.contains_key(&published.roster)) {
             self.queue.push(FeedEvent::Published(published.clone()));
         }
+        for change in told.index.iter().filter(|_| self.index.load(Ordering::Relaxed) > 0) {
+            self.queue.push(FeedEvent::Index(0, change.clone()));
+        }
         for (_, control) in told.control.iter().filter(|(to, _)| to.as_ref().is_none_or(|to| *to == self.instance)) {
             self.queue.push(FeedEvent::Control(0, control.clone()));
         }
@@ -444,6 +453,16 @@ impl Feed for MemoryFeed {
                 followed.remove(roster);
             }
         }
+    }
+
+    async fn follow_index(&self, _: PartitionId) -> Result<(), StoreError> {
+        self.index.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn unfollow_index(&self, _: PartitionId) {
+        // As with rosters, once too often is nothing.
+        let _ = self.index.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |count| count.checked_sub(1));
     }
 
     async fn next(&self) -> FeedEvent {

@@ -17,7 +17,7 @@ use crate::domain::{
     name::{ChannelName, ConnectionId, RosterKey, UserName},
     partition::{Batch, Beat, Refusal, Renewal, Sweep, Swept},
     person::Record,
-    roster::{Control, Generation, Outcome, Published, Row},
+    roster::{Control, Generation, IndexChange, Outcome, Published, Row},
     version::{Epoch, Version},
 };
 
@@ -75,6 +75,8 @@ pub struct Numbers {
     pub settling: bool,
     /// As asked, in order.
     pub numbers: Vec<Option<u64>>,
+    /// The number of the last change of the partition's indexes.
+    pub index: u64,
 }
 
 /// The counts of a channel at a version.
@@ -191,7 +193,7 @@ pub trait Store: Send + Sync + 'static {
     /// Single rows.
     async fn rows(&self, keys: &[(RosterKey, ConnectionId)]) -> Result<Vec<Option<Row>>, StoreError>;
 
-    /// The numbers of rosters of one partition, at one moment.
+    /// The numbers of rosters of one partition, and of its indexes, at one moment.
     async fn numbers(&self, partition: PartitionId, rosters: &[RosterKey]) -> Result<Numbers, StoreError>;
 
     /// The counts of channels.
@@ -241,6 +243,8 @@ pub enum FeedEvent {
     Published(Published),
     /// Something was said in a followed roster.
     Said(RosterKey, Said),
+    /// Names came into the indexes of a partition or went out of them.
+    Index(PartitionId, IndexChange),
     /// Instances are told something, by a partition.
     Control(PartitionId, Control),
     /// Events may have been missed; what follows is not known to be complete until `Restored`.
@@ -257,6 +261,12 @@ pub trait Feed: Send + Sync + 'static {
 
     /// Follows it once less.
     fn unfollow(&self, roster: &RosterKey);
+
+    /// Follows what comes into the indexes of a partition and goes out of them; otherwise as [`Feed::follow`].
+    async fn follow_index(&self, partition: PartitionId) -> Result<(), StoreError>;
+
+    /// Follows it once less.
+    fn unfollow_index(&self, partition: PartitionId);
 
     /// The next event. One caller only; the control messages for this instance come by themselves.
     async fn next(&self) -> FeedEvent;

@@ -157,6 +157,7 @@ impl Pair {
             for index in 0..ROSTERS {
                 feed.follow(&roster(index)).await.unwrap();
             }
+            feed.follow_index(0).await.unwrap();
             stores.push(store);
             feeds.push(feed);
         }
@@ -330,10 +331,11 @@ impl Pair {
                 .filter(|(to, _)| to.as_deref().is_none_or(|to| to == instance))
                 .map(|(_, control)| control.clone())
                 .collect();
-            let (mut heard, mut heard_controls) = (Vec::new(), Vec::new());
-            for _ in 0..expected.len() + controls.len() {
+            let (mut heard, mut heard_controls, mut heard_index) = (Vec::new(), Vec::new(), Vec::new());
+            for _ in 0..expected.len() + controls.len() + told.index.len() {
                 match tokio::time::timeout(std::time::Duration::from_secs(5), self.feeds[index].next()).await {
                     Ok(FeedEvent::Published(published)) => heard.push(published),
+                    Ok(FeedEvent::Index(_, change)) => heard_index.push(change),
                     Ok(FeedEvent::Control(_, control)) => heard_controls.push(control),
                     other => prop_assert!(false, "{:?} instead of {:?} {:?}", other, expected, controls),
                 }
@@ -341,6 +343,7 @@ impl Pair {
             heard.sort_by_key(|published| published.roster.to_string());
             expected.sort_by_key(|published| published.roster.to_string());
             prop_assert_eq!(heard, expected);
+            prop_assert_eq!(&heard_index, &told.index);
             // Of several that one call tells the order means nothing.
             let in_order = |mut list: Vec<Control>| {
                 list.sort_by_key(|control| format!("{control:?}"));
@@ -389,6 +392,8 @@ impl Pair {
                 RosterKey::HiddenChannel(_) | RosterKey::HiddenUser(_) => {}
             }
         }
+        let numbers = self.stores[0].numbers(0, &[]).await.unwrap();
+        prop_assert_eq!(numbers.index, self.model.index());
         let known = self.stores[0].names(Index::Known, "", None, 9).await.unwrap();
         prop_assert_eq!(known, self.model.known().map(ToString::to_string).collect::<Vec<_>>());
         for generation in self.generations.clone() {

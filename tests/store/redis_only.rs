@@ -310,7 +310,17 @@ pub async fn damaged(mut w: World) {
         w.server().command(damage).await;
     }
     let before = w.store.read(&room).await.unwrap().number.unwrap();
+    w.feed.follow_index(0).await.unwrap();
     audit_all(&w).await;
+    let (mut come, mut gone) = (Vec::new(), Vec::new());
+    while come.len() + gone.len() < 3 {
+        if let FeedEvent::Index(_, change) = w.event().await {
+            come.extend(change.come.iter().map(ToString::to_string));
+            gone.extend(change.gone.iter().map(ToString::to_string));
+        }
+    }
+    gone.sort();
+    assert_eq!((come, gone), (vec!["c:room:1".to_owned()], vec!["c:nowhere".to_owned(), "u:nobody".to_owned()]));
     assert!(w.store.read(&room).await.unwrap().number.unwrap() > before, "mirrors must read again");
     let Value::Array(fields) = w.server().command(&["HGETALL", "t:{0}:c:room:1:users"]).await else { panic!() };
     let mut users: Vec<(String, String)> = fields

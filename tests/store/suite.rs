@@ -13,7 +13,7 @@ use rollcall::{
     store::{FeedEvent, Index},
 };
 
-use crate::{bars::*, world::*};
+use crate::{bars::*, indexes::*, world::*};
 
 macro_rules! suite {
     ($($test:ident)*) => {
@@ -31,6 +31,9 @@ macro_rules! suite {
 
 suite! {
     coming_changing_and_leaving_are_numbered
+    who_comes_into_an_index_and_goes_out_of_it_is_told_by_name_with_a_number
+    nothing_is_told_of_the_indexes_about_those_whom_nobody_sees
+    many_that_come_in_one_call_are_one_change
     a_change_that_changes_nothing_has_no_number
     the_states_of_one_user_have_an_order
     a_deadline_is_set_once_for_a_take

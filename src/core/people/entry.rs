@@ -292,7 +292,7 @@ mod tests {
     }
 
     fn row(name: &str, epoch: &str, status: Status) -> (ConnectionId, Row) {
-        let shown = Shown { status, state: empty_state(), info: None, device: None, since: 5 };
+        let shown = Shown { status, state: empty_state(), info: None, device: None, on_leave: None, since: 5 };
         let row = Row {
             user: user(),
             take: 1,

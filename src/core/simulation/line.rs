@@ -18,7 +18,7 @@ use tokio::{
 use super::log::Log;
 use crate::{
     domain::{chance, name::RosterKey},
-    store::{Feed, FeedEvent, StoreError, memory::MemoryFeed},
+    store::{Feed, FeedEvent, PartitionId, StoreError, memory::MemoryFeed},
 };
 
 /// How long a call waits for its answer.
@@ -256,6 +256,20 @@ impl Feed for Ear {
 
     fn unfollow(&self, roster: &RosterKey) {
         self.feed.unfollow(roster);
+    }
+
+    async fn follow_index(&self, partition: PartitionId) -> Result<(), StoreError> {
+        let feed = self.feed.clone();
+        if !self.hears.load(Ordering::Relaxed) {
+            return Err(StoreError::Unavailable("not connected".into()));
+        }
+        let follow =
+            move || futures_util::FutureExt::now_or_never(feed.follow_index(partition)).expect("nothing to wait for");
+        self.line.read("follow", follow).await?
+    }
+
+    fn unfollow_index(&self, partition: PartitionId) {
+        self.feed.unfollow_index(partition);
     }
 
     async fn next(&self) -> FeedEvent {

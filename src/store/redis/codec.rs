@@ -12,7 +12,7 @@ use crate::domain::{
     name::{ChannelName, ConnectionId, RosterKey, UserName},
     partition::{Batch, Beat, Due, Refusal, Renewal, Sweep, Swept},
     person::Record,
-    roster::{Ask, Body, Change, Control, Entry, Generation, Keep, Outcome, Published, Row, Stay},
+    roster::{Ask, Body, Change, Control, Entry, Generation, IndexChange, Keep, Outcome, Published, Row, Stay},
     tally::Tally,
     version::Epoch,
 };
@@ -491,6 +491,29 @@ fn published(roster: RosterKey, items: &[Item]) -> Result<Published, Unreadable>
         occupancy: Occupancy { users: at(items, 4)?.number()?, connections: at(items, 5)?.number()? },
         changes: changes.collect::<Result<_, _>>()?,
         roster,
+    })
+}
+
+/// Reads what came into the indexes and went out of them.
+///
+/// # Errors
+/// [`Unreadable`] where it is none.
+pub fn index_change(bytes: &[u8]) -> Result<IndexChange, Unreadable> {
+    let items = unpack(bytes)?;
+    let to = at(&items, 1)?.number()?;
+    let rosters = |index| {
+        let names = at(&items, index)?.list()?.iter();
+        let rosters = names.map(|name| RosterKey::from_stored(name.text()?).ok_or(Unreadable("a roster's name")));
+        let mut rosters = rosters.collect::<Result<Vec<_>, Unreadable>>()?;
+        rosters.sort();
+        Ok::<_, Unreadable>(rosters)
+    };
+    Ok(IndexChange {
+        epoch: Epoch::new(at(&items, 0)?.text()?),
+        from: to.checked_sub(1).ok_or(Unreadable("a change without a number"))?,
+        to,
+        come: rosters(2)?,
+        gone: rosters(3)?,
     })
 }
 

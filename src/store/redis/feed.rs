@@ -69,11 +69,11 @@ struct Shared {
 
 #[derive(Default)]
 struct Wanted {
-    followed: HashMap<RosterKey, usize>,
+    followed: HashMap<Followed, usize>,
     /// What was followed or unfollowed and is not in line yet.
-    changed: HashMap<PartitionId, HashSet<RosterKey>>,
+    changed: HashMap<PartitionId, HashSet<Followed>>,
     /// What the server has confirmed on the connection of now.
-    confirmed: HashSet<RosterKey>,
+    confirmed: HashSet<Followed>,
     /// Partitions of which nothing is heard.
     deaf: BTreeSet<PartitionId>,
     /// The last question that was heard, by its feed.
@@ -114,33 +114,39 @@ impl RedisFeed {
     }
 }
 
+/// What can be followed.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum Followed {
+    Roster(RosterKey),
+    Index(PartitionId),
+}
+
 /// A follow that was not confirmed yet is taken back when nobody waits for it any more.
 struct Pending<'a> {
     feed: &'a RedisFeed,
-    roster: &'a RosterKey,
+    what: &'a Followed,
     confirmed: bool,
 }
 
 impl Drop for Pending<'_> {
     fn drop(&mut self) {
         if !self.confirmed {
-            self.feed.unfollow(self.roster);
+            self.feed.follow_less(self.what);
         }
     }
 }
 
-#[async_trait]
-impl Feed for RedisFeed {
-    async fn follow(&self, roster: &RosterKey) -> Result<(), StoreError> {
+impl RedisFeed {
+    async fn follow_more(&self, what: Followed) -> Result<(), StoreError> {
         let mut rounds = self.shared.rounds.subscribe();
         {
             let mut wanted = self.shared.lock();
-            *wanted.followed.entry(roster.clone()).or_default() += 1;
-            self.shared.change(&mut wanted, roster);
+            *wanted.followed.entry(what.clone()).or_default() += 1;
+            self.shared.change(&mut wanted, &what);
         }
-        let mut pending = Pending { feed: self, roster, confirmed: false };
+        let mut pending = Pending { feed: self, what: &what, confirmed: false };
         let confirmed = timeout(ANSWER, async {
-            while !self.shared.lock().confirmed.contains(roster) {
+            while !self.shared.lock().confirmed.contains(&what) {
                 if rounds.changed().await.is_err() {
                     return false;
                 }
@@ -151,14 +157,33 @@ impl Feed for RedisFeed {
         if pending.confirmed { Ok(()) } else { Err(StoreError::Unavailable("the feed is not connected".into())) }
     }
 
-    fn unfollow(&self, roster: &RosterKey) {
+    fn follow_less(&self, what: &Followed) {
         let mut wanted = self.shared.lock();
-        let Some(count) = wanted.followed.get_mut(roster) else { return };
+        let Some(count) = wanted.followed.get_mut(what) else { return };
         *count -= 1;
         if *count == 0 {
-            wanted.followed.remove(roster);
-            self.shared.change(&mut wanted, roster);
+            wanted.followed.remove(what);
+            self.shared.change(&mut wanted, what);
         }
+    }
+}
+
+#[async_trait]
+impl Feed for RedisFeed {
+    async fn follow(&self, roster: &RosterKey) -> Result<(), StoreError> {
+        self.follow_more(Followed::Roster(roster.clone())).await
+    }
+
+    fn unfollow(&self, roster: &RosterKey) {
+        self.follow_less(&Followed::Roster(roster.clone()));
+    }
+
+    async fn follow_index(&self, partition: PartitionId) -> Result<(), StoreError> {
+        self.follow_more(Followed::Index(partition)).await
+    }
+
+    fn unfollow_index(&self, partition: PartitionId) {
+        self.follow_less(&Followed::Index(partition));
     }
 
     async fn next(&self) -> FeedEvent {
@@ -195,12 +220,23 @@ impl Shared {
         self.wanted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn partition_of(&self, roster: &RosterKey) -> PartitionId {
-        self.topology.partition_of(roster)
+    fn partition_of(&self, what: &Followed) -> PartitionId {
+        match what {
+            Followed::Roster(roster) => self.topology.partition_of(roster),
+            Followed::Index(partition) => *partition,
+        }
     }
 
-    fn change(&self, wanted: &mut Wanted, roster: &RosterKey) {
-        wanted.changed.entry(self.partition_of(roster)).or_default().insert(roster.clone());
+    fn feed_of(&self, what: &Followed) -> String {
+        let keys = self.keys.partition(self.partition_of(what));
+        match what {
+            Followed::Roster(roster) => keys.feed(roster),
+            Followed::Index(_) => keys.index_feed(),
+        }
+    }
+
+    fn change(&self, wanted: &mut Wanted, what: &Followed) {
+        wanted.changed.entry(self.partition_of(what)).or_default().insert(what.clone());
         self.work.send_modify(|count| *count += 1);
     }
 
@@ -291,7 +327,7 @@ impl Shared {
     }
 
     fn forget_confirmed(&self, wanted: &mut Wanted, partitions: &[PartitionId]) {
-        wanted.confirmed.retain(|roster| !partitions.contains(&self.partition_of(roster)));
+        wanted.confirmed.retain(|what| !partitions.contains(&self.partition_of(what)));
     }
 
     /// A connection on which everything is subscribed that is wanted of these partitions.
@@ -323,11 +359,11 @@ impl Shared {
         {
             let mut wanted = self.lock();
             self.forget_confirmed(&mut wanted, partitions);
-            let followed: Vec<RosterKey> = wanted.followed.keys().cloned().collect();
-            for roster in followed {
-                let partition = self.partition_of(&roster);
+            let followed: Vec<Followed> = wanted.followed.keys().cloned().collect();
+            for what in followed {
+                let partition = self.partition_of(&what);
                 if partitions.contains(&partition) {
-                    wanted.changed.entry(partition).or_default().insert(roster);
+                    wanted.changed.entry(partition).or_default().insert(what);
                 }
             }
         }
@@ -350,16 +386,15 @@ impl Shared {
         let (come, gone): (Vec<_>, Vec<_>) = {
             let mut wanted = self.lock();
             let changed = ear.partitions.iter().filter_map(|partition| wanted.changed.remove(partition));
-            let changed: Vec<RosterKey> = changed.flatten().collect();
+            let changed: Vec<Followed> = changed.flatten().collect();
             let differs = changed
                 .into_iter()
-                .filter(|roster| wanted.followed.contains_key(roster) != wanted.confirmed.contains(roster));
-            let differs: Vec<RosterKey> = differs.collect();
-            differs.into_iter().partition(|roster| wanted.followed.contains_key(roster))
+                .filter(|what| wanted.followed.contains_key(what) != wanted.confirmed.contains(what));
+            let differs: Vec<Followed> = differs.collect();
+            differs.into_iter().partition(|what| wanted.followed.contains_key(what))
         };
-        let feed = |roster: &RosterKey| self.keys.partition(self.partition_of(roster)).feed(roster);
         for chunk in come.chunks(CHUNK) {
-            let feeds: Vec<String> = chunk.iter().map(feed).collect();
+            let feeds: Vec<String> = chunk.iter().map(|what| self.feed_of(what)).collect();
             self.tell(ear, "SUBSCRIBE", &feeds).await?;
             self.lock().confirmed.extend(chunk.iter().cloned());
             self.rounds.send_modify(|round| *round += 1);
@@ -368,12 +403,11 @@ impl Shared {
             // Before the server hears of it: whoever follows from here on must wait for a new subscription.
             let feeds: Vec<String> = {
                 let mut wanted = self.lock();
-                let gone: Vec<&RosterKey> =
-                    chunk.iter().filter(|roster| !wanted.followed.contains_key(*roster)).collect();
-                for roster in &gone {
-                    wanted.confirmed.remove(*roster);
+                let gone: Vec<&Followed> = chunk.iter().filter(|what| !wanted.followed.contains_key(*what)).collect();
+                for what in &gone {
+                    wanted.confirmed.remove(*what);
                 }
-                gone.into_iter().map(feed).collect()
+                gone.into_iter().map(|what| self.feed_of(what)).collect()
             };
             if !feeds.is_empty() {
                 self.tell(ear, "UNSUBSCRIBE", &feeds).await?;
@@ -446,8 +480,9 @@ impl Shared {
             PushKind::SUnsubscribe => {
                 // Unasked where the slot has gone to another server.
                 let topic = feed.and_then(|feed| self.keys.topic(&feed));
-                let is_wanted = topic.is_some_and(|(_, topic)| match topic {
-                    Topic::Roster(roster) => self.lock().confirmed.contains(&roster),
+                let is_wanted = topic.is_some_and(|(partition, topic)| match topic {
+                    Topic::Roster(roster) => self.lock().confirmed.contains(&Followed::Roster(roster)),
+                    Topic::Index => self.lock().confirmed.contains(&Followed::Index(partition)),
                     Topic::Control | Topic::Probe => true,
                 });
                 if is_wanted {
@@ -477,6 +512,9 @@ impl Shared {
                 codec::control(payload).map(|control| FeedEvent::Control(partition, control))
             }
             Some((_, Topic::Roster(roster))) => codec::heard(roster, payload),
+            Some((partition, Topic::Index)) => {
+                codec::index_change(payload).map(|change| FeedEvent::Index(partition, change))
+            }
             None => return,
         };
         match event {

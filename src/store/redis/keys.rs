@@ -18,6 +18,8 @@ pub struct Keys {
 pub enum Topic {
     /// The changes of a roster.
     Roster(RosterKey),
+    /// What comes into the indexes of a partition and goes out of them.
+    Index,
     /// What instances are told.
     Control,
     /// An instance's question to itself.
@@ -57,6 +59,7 @@ impl Keys {
         let (partition, name) = rest.split_once("}:")?;
         let topic = match name.split_once(':').unwrap_or((name, "")) {
             ("f", roster) => Topic::Roster(RosterKey::from_stored(roster)?),
+            ("w", "") => Topic::Index,
             ("ctl", _) => Topic::Control,
             ("probe", _) => Topic::Probe,
             _ => return None,
@@ -89,7 +92,7 @@ impl PartitionKeys {
         format!("{}{name}", self.stem)
     }
 
-    /// hash: `id`, `run`, `opened`, `closed`, `floor`, `history`.
+    /// hash: `id`, `run`, `opened`, `closed`, `floor`, `history`, `index`.
     pub fn epoch(&self) -> String {
         self.named("epoch")
     }
@@ -225,6 +228,11 @@ impl PartitionKeys {
         self.named(&format!("f:{roster}"))
     }
 
+    /// feed: what comes into the indexes that others see and goes out of them.
+    pub fn index_feed(&self) -> String {
+        self.named("w")
+    }
+
     /// feed: to every instance.
     pub fn control(&self) -> String {
         self.named("ctl")
@@ -283,6 +291,7 @@ mod tests {
                     keys.bars(),
                     keys.bars_until(),
                     keys.frozen(name),
+                    keys.index_feed(),
                     keys.control(),
                     keys.control_of(name),
                     keys.probe(name),
@@ -300,6 +309,7 @@ mod tests {
         let roster = RosterKey::from_stored("c:f:}:{1}:probe").unwrap();
         let partition = keys.partition(7);
         assert_eq!(keys.topic(&partition.feed(&roster)), Some((7, Topic::Roster(roster))));
+        assert_eq!(keys.topic(&partition.index_feed()), Some((7, Topic::Index)));
         assert_eq!(keys.topic(&partition.control()), Some((7, Topic::Control)));
         assert_eq!(keys.topic(&partition.control_of("f:me")), Some((7, Topic::Control)));
         assert_eq!(keys.topic(&partition.probe("me")), Some((7, Topic::Probe)));

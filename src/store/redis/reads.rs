@@ -32,6 +32,8 @@ const CHUNK: usize = 500;
 struct Head {
     epoch: Epoch,
     settling: bool,
+    /// The number of the last change of the indexes.
+    index: u64,
 }
 
 fn value<T: FromRedisValue>(value: Value) -> Result<T, StoreError> {
@@ -50,10 +52,10 @@ impl Answers {
     }
 
     fn head(&mut self) -> Result<Head, StoreError> {
-        let (epoch, closed): (Option<String>, Option<u8>) = self.next()?;
+        let (epoch, closed, index): (Option<String>, Option<u8>, Option<u64>) = self.next()?;
         // Emptied, and no instance has renewed since: nothing can be said for the next seconds.
         let epoch = epoch.ok_or_else(|| StoreError::Unavailable("no epoch has begun yet".into()))?;
-        Ok(Head { epoch: Epoch::new(&epoch), settling: closed != Some(1) })
+        Ok(Head { epoch: Epoch::new(&epoch), settling: closed != Some(1), index: index.unwrap_or(0) })
     }
 
     fn rows(&mut self) -> Result<Vec<(ConnectionId, Row)>, StoreError> {
@@ -139,7 +141,7 @@ impl Redis {
     /// A MULTI that begins with the epoch.
     fn pipe(&self, partition: PartitionId) -> Pipeline {
         let mut pipe = redis::pipe();
-        pipe.atomic().cmd("HMGET").arg(self.keys.partition(partition).epoch()).arg(&["id", "closed"]);
+        pipe.atomic().cmd("HMGET").arg(self.keys.partition(partition).epoch()).arg(&["id", "closed", "index"]);
         pipe
     }
 
@@ -155,7 +157,7 @@ impl Redis {
         let mut pipe = self.pipe(partition);
         pipe.cmd("HGET").arg(keys.versions()).arg(&name).cmd("HGETALL").arg(keys.rows(&name));
         let mut answers = self.ask_partition(partition, &pipe).await?;
-        let Head { epoch, settling } = answers.head()?;
+        let Head { epoch, settling, .. } = answers.head()?;
         Ok(Reading { epoch, settling, number: answers.next()?, rows: answers.rows()? })
     }
 
@@ -221,12 +223,12 @@ impl Redis {
             pipe.cmd("HMGET").arg(&versions).arg(names);
         }
         let mut answers = self.ask_partition(partition, &pipe).await?;
-        let Head { epoch, settling } = answers.head()?;
+        let Head { epoch, settling, index } = answers.head()?;
         let mut numbers = Vec::with_capacity(rosters.len());
         for _ in rosters.chunks(CHUNK) {
             numbers.extend(answers.next::<Vec<Option<u64>>>()?);
         }
-        Ok(Numbers { epoch, settling, numbers })
+        Ok(Numbers { epoch, settling, numbers, index })
     }
 
     pub(super) async fn read_counts(&self, channels: &[ChannelName]) -> Result<Vec<Counted>, StoreError> {
@@ -283,7 +285,7 @@ impl Redis {
                 pipe.cmd("HMGET").arg(keys.side(roster)).arg(&fields);
             },
             |head, answers, _| {
-                let Head { epoch, settling } = head.clone();
+                let Head { epoch, settling, .. } = head.clone();
                 let reading = Reading { epoch, settling, number: answers.next()?, rows: answers.rows()? };
                 let hidden = answers.rows()?;
                 let (serial, is_hidden, is_lasting, profile, last_seen, last_active): Kept = answers.next()?;

@@ -68,7 +68,9 @@ for _, r in ipairs(rosters) do
     if r.number and not deadline_of(forget) then due_ops[forget] = now + FORGET_MS end
   end
   if r.is_user or not r.hidden then
-    if r.count > 0 then call('ZADD', index, 0, name) else call('ZREM', index, name) end
+    local mended
+    if r.count > 0 then mended = call('ZADD', index, 0, name) else mended = call('ZREM', index, name) end
+    if mended == 1 and not r.hidden then table.insert(r.count > 0 and turned.come or turned.gone, r.name) end
     -- Of whom nothing is kept any more, that has expired.
     if r.is_user and not r.hidden and call('EXISTS', r.side) == 0 then call('ZREM', KNOWN, name) end
   end

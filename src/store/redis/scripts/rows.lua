@@ -10,6 +10,8 @@ local POSTPONE_MS = 1000
 local rosters = {}
 local due_ops, held_ops, ended_ops, known_ended = {}, {}, {}, {}
 local controls = {}
+-- Names of rosters that came into the indexes that others see, and of those that went out.
+local turned = { come = {}, gone = {} }
 
 local function many(command, key, items)
   for i = 1, #items, 1000 do
@@ -328,8 +330,10 @@ local function flush()
     elseif r.was == 0 and r.count > 0 then
       table.insert(come[index], '0')
       table.insert(come[index], string.sub(r.name, 3))
+      if not r.hidden then table.insert(turned.come, r.name) end
     elseif r.was > 0 and r.count == 0 then
       table.insert(gone[index], string.sub(r.name, 3))
+      if not r.hidden then table.insert(turned.gone, r.name) end
     end
     if r.changes then
       if r.is_user then tell_holders(r) end
@@ -343,6 +347,13 @@ local function flush()
   for index, key in ipairs({ ONLINE, OCCUPIED, UNSEEN }) do
     if #come[index] > 0 then many('ZADD', key, come[index]) end
     if #gone[index] > 0 then many('ZREM', key, gone[index]) end
+  end
+  -- The number grows whether somebody hears of it or not, so that whoever does sees what is missing.
+  if #turned.come > 0 or #turned.gone > 0 then
+    local number, feed = call('HINCRBY', EPOCH, 'index', 1), PREFIX .. 'w'
+    if call('PUBSUB', NUMSUB, feed)[2] > 0 then
+      call(PUBLISH, feed, pack({ epoch, number, turned.come, turned.gone }))
+    end
   end
   if #known_people > 0 then many('ZADD', KNOWN, known_people) end
   local add, rem = {}, {}
