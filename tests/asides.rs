@@ -5,7 +5,7 @@ mod harness;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use harness::{Backend, Client, DEADLINE, Instance, Level, Redis, eventually, holds_within, token};
+use harness::{API_KEY, Backend, Client, DEADLINE, Events, Instance, Level, Redis, eventually, holds_within, token};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
@@ -283,6 +283,21 @@ async fn a_signal_goes_once_to_whoever_watches_and_to_the_sender_only_if_asked()
     assert_eq!((&told["user"], &told["channel"]), (&json!("ann"), &json!(ROOM)));
     assert_eq!(near.view(ROOM).unwrap().version().1, version);
     assert_eq!(pair.two.rest().users_in(ROOM).await, ["ann"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn server_sent_events_bring_what_is_said_too() {
+    let pair = Pair::start(&[LONG]).await;
+    let ann = joined(&pair.one, "ann").await;
+    let key = format!("Bearer {API_KEY}");
+    let mut events = Events::open(&pair.two.url(), "channel=room:1", &[("authorization", &*key)]).await.unwrap();
+    events.next().await;
+    types(&ann, true).await;
+    ann.op(json!({"op": "send", "channel": ROOM, "data": {"wave": 1}})).await.unwrap();
+    let (typing, signal) = (events.next().await, events.next().await);
+    assert_eq!(typing.data, json!({"event": "typing", "channel": ROOM, "user": "ann", "typing": true}));
+    assert_eq!((&signal.data["event"], &signal.data["data"]), (&json!("signal"), &json!({"wave": 1})));
+    assert_eq!((typing.id, signal.id), (None, None), "whoever comes back goes on from the last change");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -67,15 +67,26 @@ async fn who_goes_without_a_goodbye_is_shown_with_the_last_words_and_who_says_go
         assert_eq!(leaves(watcher), [("timeout".to_owned(), json!({"n": 2, "gone": {"why": "lost"}}))]);
     }
 
+    // Whoever comes and goes between two ticks is told of to nobody.
+    let both_see = async |user: &'static str| {
+        for watcher in [&by_user, &by_connection] {
+            watcher
+                .until("somebody is there", |watcher| {
+                    watcher.changes(ROOM, "join").iter().any(|change| change.frame["user"] == user)
+                })
+                .await;
+        }
+    };
     let ben = Client::hello_as(&pair.one.url(), "ben").await;
     join(&ben, json!({"n": 1}), json!({"gone": true})).await;
+    both_see("ben").await;
     ben.leave(ROOM).await.unwrap();
     let zoe = Client::hello_as(&pair.two.url(), "zoe").await;
     join(&zoe, json!({"n": 1}), json!({"gone": true})).await;
-    by_user.until("zoe is there", |watcher| watcher.sees(ROOM, "zoe")).await;
+    both_see("zoe").await;
     zoe.bye().await.unwrap();
     for watcher in [&by_user, &by_connection] {
-        watcher.until("both have gone", |watcher| leaves(watcher).len() >= 2 && watcher.users(ROOM).is_empty()).await;
+        watcher.until("both have gone", |watcher| leaves(watcher).len() == 3).await;
         for (reason, state) in leaves(watcher).into_iter().skip(1) {
             assert_eq!((reason.as_str(), state), ("left", json!({"n": 1})));
         }

@@ -268,4 +268,58 @@ mod tests {
         let delta = scene.net.by_connection(&scene.roll);
         assert_eq!((delta.join.len(), delta.leave.len()), (1, 1));
     }
+
+    fn with_words(present: Present, words: &str) -> Present {
+        let on_leave = Some(Arc::from(RawValue::from_string(words.to_owned()).unwrap()));
+        Present { shown: Arc::new(Shown { on_leave, ..Shown::clone(&present.shown) }), ..present }
+    }
+
+    /// What a leave shows at the levels users and connections.
+    fn last_states(scene: &Scene) -> (Vec<String>, Vec<String>) {
+        let users = scene.net.by_user(&scene.roll).leave;
+        let connections = scene.net.by_connection(&scene.roll).leave;
+        let state = |shown: &Shown| shown.state.get().to_owned();
+        (
+            users.iter().map(|leave| state(&leave.member.latest)).collect(),
+            connections.iter().map(|((_, present), _)| state(&present.shown)).collect(),
+        )
+    }
+
+    #[test]
+    fn last_words_shape_what_is_shown_of_who_goes_without_a_goodbye() {
+        for reason in Reason::ALL {
+            let mut scene = Scene::default();
+            scene.set(1, with_words(present("ann", 1, r#"{"a":1,"b":2}"#), r#"{"a":null,"gone":true}"#));
+            scene.net = Net::default();
+            scene.remove(1, reason);
+            let expected = if reason == Reason::Left { r#"{"a":1,"b":2}"# } else { r#"{"b":2,"gone":true}"# };
+            assert_eq!(last_states(&scene), (vec![expected.to_owned()], vec![expected.to_owned()]), "{reason:?}");
+        }
+    }
+
+    #[test]
+    fn the_connection_that_leaves_last_has_the_last_word_and_each_has_its_own() {
+        let mut scene = Scene::default();
+        scene.set(1, with_words(present("ann", 1, r#"{"n":1}"#), r#"{"w":1}"#));
+        scene.set(2, with_words(present("ann", 2, r#"{"n":2}"#), r#"{"w":2}"#));
+        scene.net = Net::default();
+        scene.remove(2, Reason::Timeout);
+        scene.remove(1, Reason::Expired);
+        let (users, connections) = last_states(&scene);
+        assert_eq!(users, [r#"{"n":2,"w":1}"#], "the latest state, and the words of the first");
+        assert_eq!(connections, [r#"{"n":1,"w":1}"#, r#"{"n":2,"w":2}"#]);
+    }
+
+    #[test]
+    fn changing_last_words_shows_nothing_and_the_newest_count() {
+        let mut scene = Scene::default();
+        scene.set(1, with_words(present("ann", 1, "{}"), r#"{"w":1}"#));
+        scene.net = Net::default();
+        scene.set(1, with_words(present("ann", 1, "{}"), r#"{"w":2}"#));
+        assert!(scene.net.by_user(&scene.roll).is_empty());
+        assert!(scene.net.by_connection(&scene.roll).is_empty());
+        // Both in one tick.
+        scene.remove(1, Reason::Timeout);
+        assert_eq!(last_states(&scene), (vec![r#"{"w":2}"#.to_owned()], vec![r#"{"w":2}"#.to_owned()]));
+    }
 }

@@ -61,6 +61,8 @@ fn fits(value: &Value, levels: usize) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn nested(levels: usize) -> Map<String, Value> {
@@ -78,5 +80,72 @@ mod tests {
         let long = Map::from_iter([("a".to_owned(), Value::String("x".repeat(100)))]);
         assert_eq!(check(&long, 108), Ok(()));
         assert_eq!(check(&long, 107), Err(StateError::TooLong { most: 107, size: 108 }));
+    }
+
+    /// What RFC 7396 says, section 2, word for word.
+    fn merge_patch(target: Value, patch: &Value) -> Value {
+        let Value::Object(patch) = patch else { return patch.clone() };
+        let mut target = if let Value::Object(target) = target { target } else { Map::new() };
+        for (name, value) in patch {
+            if value.is_null() {
+                target.remove(name);
+            } else {
+                let before = target.remove(name).unwrap_or(Value::Null);
+                target.insert(name.clone(), merge_patch(before, value));
+            }
+        }
+        Value::Object(target)
+    }
+
+    /// Few names, so that a patch meets what is there.
+    fn objects() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            ".{0,4}".prop_map(Value::from),
+        ];
+        let object = |inner| {
+            prop::collection::btree_map("[abc]", inner, 0..4).prop_map(|map| Value::Object(map.into_iter().collect()))
+        };
+        let value = leaf.prop_recursive(4, 24, 4, move |inner| {
+            prop_oneof![prop::collection::vec(inner.clone(), 0..3).prop_map(Value::from), object(inner)]
+        });
+        object(value.boxed())
+    }
+
+    proptest! {
+        #[test]
+        fn last_words_change_a_state_as_a_merge_patch_does(state in objects(), words in objects()) {
+            let raw = |value: &Value| Arc::<RawValue>::from(to_raw_value(value).unwrap());
+            let read = |raw: &RawValue| serde_json::from_str::<Value>(raw.get()).unwrap();
+            let last = patched(&raw(&state), &raw(&words));
+            let expected = merge_patch(state.clone(), &words);
+            prop_assert_eq!(read(&last), expected.clone());
+            prop_assert!(expected.is_object());
+            // Said twice they change nothing more; an empty patch changes nothing.
+            prop_assert_eq!(read(&patched(&last, &raw(&words))), expected);
+            prop_assert_eq!(read(&patched(&raw(&state), &raw(&Value::Object(Map::new())))), state);
+        }
+    }
+
+    #[test]
+    fn the_examples_of_the_rfc_come_out_as_it_says() {
+        // Appendix A, those of objects.
+        for (state, words, expected) in [
+            (r#"{"a":"b"}"#, r#"{"a":"c"}"#, r#"{"a":"c"}"#),
+            (r#"{"a":"b"}"#, r#"{"b":"c"}"#, r#"{"a":"b","b":"c"}"#),
+            (r#"{"a":"b"}"#, r#"{"a":null}"#, r#"{}"#),
+            (r#"{"a":"b","b":"c"}"#, r#"{"a":null}"#, r#"{"b":"c"}"#),
+            (r#"{"a":["b"]}"#, r#"{"a":"c"}"#, r#"{"a":"c"}"#),
+            (r#"{"a":"c"}"#, r#"{"a":["b"]}"#, r#"{"a":["b"]}"#),
+            (r#"{"a":{"b":"c"}}"#, r#"{"a":{"b":"d","c":null}}"#, r#"{"a":{"b":"d"}}"#),
+            (r#"{"a":[{"b":"c"}]}"#, r#"{"a":[1]}"#, r#"{"a":[1]}"#),
+            (r#"{"e":null}"#, r#"{"a":1}"#, r#"{"a":1,"e":null}"#),
+            (r#"{}"#, r#"{"a":{"bb":{"ccc":null}}}"#, r#"{"a":{"bb":{}}}"#),
+        ] {
+            let raw = |text: &str| Arc::<RawValue>::from(RawValue::from_string(text.to_owned()).unwrap());
+            assert_eq!(patched(&raw(state), &raw(words)).get(), expected, "{state} by {words}");
+        }
     }
 }

@@ -2,6 +2,7 @@
 
 use rollcall::{
     domain::{
+        aside::{Said, What},
         member::{Occupancy, Reason},
         name::{ChannelName, RosterKey, UserName},
         partition::{Refusal, Sweep},
@@ -65,6 +66,7 @@ suite! {
     what_is_deposited_is_withdrawn_once_and_in_time
     who_is_inside_of_channels_is_told_once_for_each
     a_feed_tells_of_what_is_followed_and_of_nothing_else
+    what_is_said_is_heard_by_those_who_follow_just_then_and_after_the_changes_before_it
     the_held_set_is_read_in_pages
     an_audit_finds_nothing_wrong
     a_batch_tells_each_roster_once
@@ -647,6 +649,43 @@ async fn a_feed_tells_of_what_is_followed_and_of_nothing_else(w: World) {
     assert_eq!((heard.roster, heard.from, heard.to, heard.starts), (two, 1, 2, false));
     assert_eq!(heard.changes, [Change::Remove { connection: id("a"), reason: Reason::Kicked }]);
     assert_eq!(heard.occupancy, Occupancy::default());
+}
+
+async fn what_is_said_is_heard_by_those_who_follow_just_then_and_after_the_changes_before_it(w: World) {
+    let (one, two) = (channel("one"), channel("two"));
+    let said = |what| Said { user: user("ann"), connection: id("a"), what };
+    // Nobody follows: it is said to nobody, and is no error.
+    w.store.say(&one, &said(What::Typing(true))).await.unwrap();
+    let other = w.another("ib").await;
+    w.feed.follow(&one).await.unwrap();
+    other.feed.follow(&two).await.unwrap();
+    w.ask(&one, &id("a"), enter(1, "ann", "{}")).await;
+    w.store.say(&two, &said(What::Typing(true))).await.unwrap();
+    let data = std::sync::Arc::from(serde_json::value::to_raw_value(&serde_json::json!({"é": [1.5, null]})).unwrap());
+    w.store.say(&one, &said(What::Signal { data, time: 1_700_000_000_000, echo: true })).await.unwrap();
+    assert_eq!(published(&w).await.to, 1);
+    let (roster, heard) = heard(&w).await;
+    assert_eq!((&roster, heard.user.as_str(), &heard.connection), (&one, "ann", &id("a")));
+    match heard.what {
+        What::Signal { data, time, echo } => {
+            assert_eq!((data.get(), time, echo), (r#"{"é":[1.5,null]}"#, 1_700_000_000_000, true));
+        }
+        What::Typing(_) => panic!("{heard:?}"),
+    }
+    let (roster, heard) = self::heard(&other).await;
+    assert!(roster == two && matches!(heard.what, What::Typing(true)), "{roster} {heard:?}");
+    assert_eq!(w.store.read(&one).await.unwrap().number, Some(1), "it has no number");
+}
+
+/// The next that is said, where nothing else is told but to instances.
+async fn heard(w: &World) -> (RosterKey, Said) {
+    loop {
+        match w.event().await {
+            FeedEvent::Said(roster, said) => return (roster, said),
+            FeedEvent::Control(..) => {}
+            event => panic!("{event:?}"),
+        }
+    }
 }
 
 async fn the_held_set_is_read_in_pages(w: World) {

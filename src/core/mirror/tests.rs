@@ -1,5 +1,7 @@
 //! A mirror against what a feed tells and what a reading finds.
 
+mod asides;
+
 use super::*;
 use super::{
     pace::{HOLD, TICK_MOST},
