@@ -78,6 +78,51 @@ async fn a_listener_gets_the_snapshot_and_then_every_change_wherever_it_happens(
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_listener_to_users_gets_how_they_are_and_then_what_changes_on_every_instance() {
+    let redis = Redis::start().await;
+    let space = redis.space();
+    let keys = [api_key_setting("all", "read+write", API_KEY), api_key_setting("rooms", "read(room:*)", "rooms")];
+    let settings = [
+        space,
+        vec![("ROLLCALL__AUTH__API_KEYS", keys.join(",")), ("ROLLCALL__LIMITS__WATCHED_USERS", "3".to_owned())],
+    ]
+    .concat();
+    let (one, two) = (Instance::start(&settings).await, Instance::start(&settings).await);
+    let ann = Client::hello_as(&two.url(), "ann").await;
+    let mut events = listen(&one, "users=ann,ben").await;
+    let status = |events: &Events, user: &str| {
+        let told = events.seen.iter().flat_map(|event| event.data["users"].as_array().cloned().unwrap_or_default());
+        told.filter(|told| told["user"] == user).last().map(|told| told["status"].clone())
+    };
+    events
+        .until("how both are", |events| {
+            status(events, "ann") == Some(json!("online")) && status(events, "ben") == Some(json!("offline"))
+        })
+        .await;
+    assert!(events.seen.iter().all(|event| event.data["event"] == "users" && event.id.is_none()), "{:?}", events.seen);
+    let ben = Client::hello_as(&one.url(), "ben").await;
+    events.until("ben has come", |events| status(events, "ben") == Some(json!("online"))).await;
+    ann.op(json!({"op": "status", "status": "busy"})).await.unwrap();
+    events.until("ann is busy", |events| status(events, "ann") == Some(json!("busy"))).await;
+    // Others are told of nobody who is invisible, and an app server listens as others do.
+    ann.op(json!({"op": "status", "status": "invisible"})).await.unwrap();
+    events.until("ann is gone", |events| status(events, "ann") == Some(json!("offline"))).await;
+    ben.bye().await.unwrap();
+    events.until("ben is gone", |events| status(events, "ben") == Some(json!("offline"))).await;
+    let told = events.seen.last().unwrap().data["users"][0].clone();
+    assert!(told["last_seen"].is_u64(), "{told}");
+
+    problem(&refused(&one, "users=a,b,c,d", &[KEY]).await, 409, "limit");
+    problem(&refused(&one, "users=ann", &[("authorization", "Bearer rooms")]).await, 403, "forbidden");
+    let bearer = format!("Bearer {}", token("zoe", json!({"can": {"users": ["ann"]}})));
+    let headers = [("authorization", bearer.as_str())];
+    assert!(Events::open(&one.url(), "users=ann", &headers).await.is_ok());
+    problem(&refused(&one, "users=ann,ben", &headers).await, 403, "forbidden");
+    drop(events);
+    eventually(DEADLINE, async || sockets(&one).await == 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn who_comes_back_with_the_last_id_gets_what_came_after_on_another_instance_too() {
     let redis = Redis::start().await;
     let space = redis.space();
@@ -398,7 +443,14 @@ async fn what_is_no_question_is_refused_and_what_is_wrong_is_named() {
     let one = Instance::start(&[("ROLLCALL__LIMITS__CONNECTIONS_PER_ADDRESS", "4".to_owned())]).await;
     let long = "a".repeat(256);
     for (query, part) in [
-        ("", "`channel`, `users`, `pattern` and `all_users`"),
+        ("", "`channel`"),
+        ("channel=a&users=ann", "says what to listen to"),
+        ("users=", "`users`"),
+        ("users=ann,,ben", "`users`"),
+        ("users=ann,b%20c", "`users`"),
+        ("users=ann&level=users", "`level`"),
+        ("users=ann&last_event_id=e:1", "`last_event_id`"),
+        ("users=ann&users=ben", "duplicate field"),
         ("channel=", "the query:"),
         ("channel=a%20b", "the query:"),
         ("channel=%ff", "UTF-8"),

@@ -5,7 +5,11 @@ use serde::Deserialize;
 
 use super::event;
 use crate::{
-    domain::{level::Level, name::ChannelName, version::Version},
+    domain::{
+        level::Level,
+        name::{ChannelName, UserName},
+        version::Version,
+    },
     doors::problem::Problem,
 };
 
@@ -14,6 +18,8 @@ use crate::{
 #[serde(deny_unknown_fields)]
 pub struct Parameters {
     channel: Option<ChannelName>,
+    /// Names, separated by commas.
+    users: Option<String>,
     level: Option<Level>,
     last_event_id: Option<String>,
     ticket: Option<String>,
@@ -40,6 +46,8 @@ pub enum Wanted {
         /// Only what came after this, if that is known.
         since: Option<Version>,
     },
+    /// How these users are.
+    Users(Vec<UserName>),
 }
 
 impl Parameters {
@@ -49,17 +57,29 @@ impl Parameters {
     /// A sentence that says which parameters do not go together.
     pub fn read(self, headers: &HeaderMap) -> Result<Asked, Problem> {
         let bad = |why: &str| Problem::bad_request(format!("the query: {why}"));
-        let Some(channel) = self.channel else {
-            return Err(bad("one of `channel`, `users`, `pattern` and `all_users` says what to listen to"));
+        let wanted = match (self.channel, self.users) {
+            (Some(channel), None) => {
+                let by_hand = self.last_event_id.as_deref().map(|id| {
+                    event::parse_id(id).ok_or_else(|| bad("`last_event_id` is the id of an event: `epoch:version`"))
+                });
+                let by_hand = by_hand.transpose()?;
+                // What a browser sends is newer than what stands in the address that it uses each time. An id of something else is as good as none.
+                let header = headers.get("last-event-id").and_then(|id| event::parse_id(id.to_str().ok()?));
+                Wanted::Channel { channel, level: self.level.unwrap_or_default(), since: header.or(by_hand) }
+            }
+            (None, Some(_)) if self.level.is_some() || self.last_event_id.is_some() => {
+                return Err(bad("`level` and `last_event_id` belong to a `channel`"));
+            }
+            (None, Some(users)) => Wanted::Users(names(&users)?),
+            _ => return Err(bad("one of `channel` and `users` says what to listen to")),
         };
-        let by_hand = self
-            .last_event_id
-            .as_deref()
-            .map(|id| event::parse_id(id).ok_or_else(|| bad("`last_event_id` is the id of an event: `epoch:version`")));
-        let by_hand = by_hand.transpose()?;
-        // What a browser sends is newer than what stands in the address that it uses each time. An id of something else is as good as none.
-        let header = headers.get("last-event-id").and_then(|id| event::parse_id(id.to_str().ok()?));
-        let level = self.level.unwrap_or_default();
-        Ok(Asked { wanted: Wanted::Channel { channel, level, since: header.or(by_hand) }, ticket: self.ticket })
+        Ok(Asked { wanted, ticket: self.ticket })
     }
+}
+
+/// Names with commas between them. One that has a comma itself cannot be asked for here.
+fn names(text: &str) -> Result<Vec<UserName>, Problem> {
+    let name =
+        |name: &str| UserName::parse(name).map_err(|why| Problem::bad_request(format!("the query: `users`: {why}")));
+    text.split(',').map(name).collect()
 }

@@ -44,14 +44,19 @@ impl Stream {
     /// What the caller is told: it may not, or there is no such thing.
     pub async fn begin(doors: Data<Doors>, mut session: Session, wanted: &Wanted) -> Result<(Outlet, Self), Error> {
         let mut outbox = Outbox::on_this_worker();
-        let wake = outbox.hub().wake().clone();
-        let (command, has_ids) = match wanted {
+        let has_ids = matches!(wanted, Wanted::Channel { .. });
+        match wanted {
             Wanted::Channel { channel, level, since } => {
-                (Command::Watch { channel: channel.clone(), level: *level, since: since.clone() }, true)
+                let wake = outbox.hub().wake().clone();
+                let command = Command::Watch { channel: channel.clone(), level: *level, since: since.clone() };
+                if let Reply::Watching(watch) = session.execute(command, &wake).await? {
+                    outbox.watch(watch);
+                }
             }
-        };
-        if let Reply::Watching(watch) = session.execute(command, &wake).await? {
-            outbox.watch(watch);
+            Wanted::Users(users) => {
+                users.iter().try_for_each(|user| session.may_see(user))?;
+                outbox.begin_users(|wake| session.user_watch(wake)).add(users, doors.limits.watched_users)?;
+            }
         }
         let (inlet, outlet) = pipe();
         let written_at = Instant::now();
