@@ -117,6 +117,7 @@ async fn a_listener_to_users_gets_how_they_are_and_then_what_changes_on_every_in
     let bearer = format!("Bearer {}", token("zoe", json!({"can": {"users": ["ann"]}})));
     let headers = [("authorization", bearer.as_str())];
     assert!(Events::open(&one.url(), "users=ann", &headers).await.is_ok());
+    assert!(Events::open(&one.url(), "users=ann,zoe", &headers).await.is_ok(), "everybody may listen to themselves");
     problem(&refused(&one, "users=ann,ben", &headers).await, 403, "forbidden");
     drop(events);
     eventually(DEADLINE, async || sockets(&one).await == 0).await;

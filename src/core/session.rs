@@ -451,7 +451,7 @@ impl Session {
     /// [`Code::Forbidden`].
     pub fn may_see(&self, user: &UserName) -> Result<(), Error> {
         let can = self.principal.can.as_ref().unwrap_or(&self.core.settings.default_can);
-        if allows(&can.users, user.as_str()) || self.user.as_ref() == Some(user) {
+        if allows(&can.users, user.as_str()) || self.principal.user.as_ref() == Some(user) {
             return Ok(());
         }
         Err(forbidden(format!("this token may not ask for `{user}`; `can.users` names whom it may")))
