@@ -80,6 +80,12 @@ fn ban(name: &str, remaining_ms: u64) -> Bar {
     Bar { whom: Whom::User(user(name)), until_ms: 0, remaining_ms }
 }
 
+/// What a session hears next.
+async fn told(session: &Session) -> Notice {
+    let notices = session.notices();
+    timeout(Duration::from_secs(60), notices.next()).await.expect("it is told something")
+}
+
 async fn pass(ms: u64) {
     for _ in 0..ms / 500 {
         advance(Duration::from_millis(500)).await;
@@ -114,7 +120,7 @@ async fn a_ban_is_counted_down_here_while_the_store_is_away() {
     let scene = Scene::begin();
     let session = scene.hello("ann").await.unwrap();
     scene.core.disconnect(&user("ann"), "enough", 30_000).await.unwrap();
-    assert_eq!(session.notices().next().await, Notice::PutOut(Out::Banned, "enough".into()));
+    assert_eq!(told(&session).await, Notice::PutOut(Out::Banned, "enough".into()));
     drop(session);
     scene.store.away.store(usize::MAX, Ordering::Relaxed);
     pass(29_500).await;
@@ -166,7 +172,7 @@ async fn what_was_told_and_not_heard_is_read_when_the_feed_is_back() {
     }
     memory.bar(&Barring { bars: vec![ban("ann", 60_000)], most: 9, ..Barring::default() }).await.unwrap();
     assert_eq!(scene.core.may_enter(&principal("ann")), Ok(()));
-    assert_eq!(session.notices().next().await, Notice::PutOut(Out::Banned, "".into()));
+    assert_eq!(told(&session).await, Notice::PutOut(Out::Banned, "".into()));
     assert!(scene.core.may_enter(&principal("ann")).is_err());
 }
 
@@ -186,12 +192,12 @@ async fn who_joins_again_while_being_told_of_having_left_is_there() {
     assert_eq!(scene.core.clear(&channel()).await.unwrap(), 1);
     // The notice waits while an operation has the session.
     session.execute(join(), &nobody).await.unwrap();
-    let Notice::Left(left, _) = session.notices().next().await else { panic!("it was taken out") };
+    let Notice::Left(left, _) = told(&session).await else { panic!("it was taken out") };
     assert!(!session.forget(&left), "it has joined since");
     let patch = Command::Update { channel: channel(), patch: Default::default() };
     session.execute(patch.clone(), &nobody).await.unwrap();
     assert_eq!(scene.core.clear(&channel()).await.unwrap(), 1);
-    let Notice::Left(left, _) = session.notices().next().await else { panic!("it was taken out") };
+    let Notice::Left(left, _) = told(&session).await else { panic!("it was taken out") };
     assert!(session.forget(&left));
     assert_eq!(session.execute(patch, &nobody).await.unwrap_err().code, Code::Conflict);
 }
