@@ -204,6 +204,7 @@ async fn going_out_of_sight_looks_like_leaving_and_oneself_sees_the_truth() {
     let pair = Pair::start(&[]).await;
     let watcher = pair.two("watcher").await;
     watch_users(&watcher, &["ann", "ben"]).await;
+    watcher.until("neither", |watcher| seen(watcher).len() == 2).await;
     let (ann, ben) = (pair.one("ann").await, pair.one("ben").await);
     let mirror = pair.two("ann").await;
     watch_users(&mirror, &["ann"]).await;
@@ -355,4 +356,194 @@ async fn a_token_says_who_may_be_watched_and_everybody_may_watch_themselves() {
     nobody.op(json!({"op": "hello", "token": token("ann", json!({"can": {}})), "present": false})).await.unwrap();
     assert_eq!(nobody.op(json!({"op": "watch", "users": ["ann"]})).await.unwrap_err().code, "forbidden");
     assert_eq!(nobody.op(json!({"op": "watch", "users": []})).await.unwrap()["watching"], 0);
+}
+
+/// Who the last whole list of those online showed, and what came after it: who is online as this client sees it.
+fn online(client: &Client) -> Vec<String> {
+    let mut online = std::collections::BTreeSet::new();
+    let mut is_listing = false;
+    for received in client.events("users") {
+        let is_page = received.frame["all_users"] == true;
+        if is_page && !is_listing {
+            online.clear();
+        }
+        for user in received.frame["users"].as_array().unwrap() {
+            let name = user["user"].as_str().unwrap().to_owned();
+            if user["status"] == "offline" {
+                online.remove(&name)
+            } else {
+                online.insert(name)
+            };
+        }
+        is_listing = is_page && received.frame["more"] == true;
+    }
+    online.into_iter().collect()
+}
+
+/// Whether the list of those online has come as a whole.
+fn is_listed(client: &Client) -> bool {
+    client.events("users").iter().any(|received| received.frame["more"] == false)
+}
+
+async fn watch_all(client: &Client) {
+    assert_eq!(client.op(json!({"op": "watch", "all_users": true})).await.unwrap(), json!({"all_users": true}));
+    client.until("the list of all", is_listed).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn everybody_who_is_online_is_listed_in_pages_and_then_told_of_who_comes_and_goes() {
+    let pair = Pair::start(&[]).await;
+    let rest = pair.one.rest();
+    for n in 0..300 {
+        let path = format!("/v1/channels/office/members/user-{n:04}");
+        assert_eq!(rest.put(&path, json!({"state": {}, "ttl_ms": 600_000})).await.status, 204);
+    }
+    let watcher = pair.two("watcher").await;
+    watch_all(&watcher).await;
+    let pages = watcher.events("users");
+    assert!(pages.len() > 2 && pages.len() < 10, "{}", pages.len());
+    assert!(pages.iter().all(|page| page.frame["all_users"] == true && page.frame.get("cause").is_none()));
+    assert_eq!(online(&watcher).len(), 301, "three hundred and oneself");
+    let shown = told(&watcher).len();
+    assert_eq!(shown, 301, "each once");
+
+    let ann = pair.one("ann").await;
+    watcher.until("ann came", |watcher| status(watcher, "ann") == "online").await;
+    let phone = pair.two("ann").await;
+    phone.bye().await.unwrap();
+    ann.op(json!({"op": "status", "status": "busy"})).await.unwrap();
+    watcher.until("busy", |watcher| status(watcher, "ann") == "busy").await;
+    ann.bye().await.unwrap();
+    watcher.until("ann went", |watcher| status(watcher, "ann") == "offline").await;
+    assert!(seen(&watcher)["ann"]["last_seen"].as_u64().is_some());
+    assert_eq!(statuses(&watcher, "ann"), ["online", "busy", "offline"]);
+    assert_eq!(told(&watcher).len(), shown + 3);
+    assert!(watcher.events("users").last().unwrap().frame.get("more").is_none());
+
+    // Whom nobody is to see comes and goes, and nobody hears of it.
+    let ghost = pair.one("ghost").await;
+    watcher.until("ghost came", |watcher| status(watcher, "ghost") == "online").await;
+    ghost.op(json!({"op": "status", "status": "invisible"})).await.unwrap();
+    watcher.until("ghost went", |watcher| status(watcher, "ghost") == "offline").await;
+    let phone = pair.two("ghost").await;
+    phone.bye().await.unwrap();
+    ghost.bye().await.unwrap();
+
+    // A second watcher on the same instance is listed what is known; ann, who is offline, is not in it.
+    let second = pair.two("second").await;
+    watch_all(&second).await;
+    second.until("three hundred and the two", |second| online(second).len() == 302).await;
+    watcher.until("the second", |watcher| status(watcher, "second") == "online").await;
+    let name = harness::fresh("barrier-");
+    let barrier = pair.one(&name).await;
+    for watcher in [&watcher, &second] {
+        watcher.until("the barrier", |watcher| status(watcher, &name) == "online").await;
+    }
+    assert_eq!(statuses(&watcher, "ghost"), ["online", "offline"]);
+    assert_eq!((status(&second, "ghost"), status(&second, "ann")), ("unknown".to_owned(), "unknown".to_owned()));
+
+    // All go at once.
+    assert_eq!(rest.post("/v1/channels/query", json!({"channels": ["office"]})).await.status, 200);
+    for n in 0..300 {
+        rest.delete(&format!("/v1/channels/office/members/user-{n:04}")).await;
+    }
+    for watcher in [&watcher, &second] {
+        watcher.until("three are left", |watcher| online(watcher).len() == 3).await;
+    }
+    assert_eq!(watcher.op(json!({"op": "unwatch", "all_users": true})).await.unwrap(), json!({"all_users": false}));
+    let before = told(&watcher).len();
+    barrier.bye().await.unwrap();
+    second.until("the barrier went", |second| status(second, &name) == "offline").await;
+    watcher.ping().await.unwrap();
+    assert_eq!(told(&watcher).len(), before);
+    assert_eq!(watcher.op(json!({"op": "unwatch", "all_users": true})).await.unwrap_err().code, "conflict");
+    second.op(json!({"op": "unwatch", "all_users": true})).await.unwrap();
+    eventually(DEADLINE, async || pair.redis.followers("*f:u:*").await + pair.redis.followers("*:w").await == 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whom_somebody_watches_by_name_and_with_everybody_is_told_once() {
+    let pair = Pair::start(&[]).await;
+    let watcher = pair.two("watcher").await;
+    watch_users(&watcher, &["ann", "watcher"]).await;
+    watcher.until("both", |watcher| seen(watcher).len() == 2).await;
+    watch_all(&watcher).await;
+    let ann = pair.one("ann").await;
+    watcher.until("ann came", |watcher| status(watcher, "ann") == "online").await;
+    ann.op(json!({"op": "status", "status": "away"})).await.unwrap();
+    watcher.until("ann is away", |watcher| status(watcher, "ann") == "away").await;
+    let ben = pair.one("ben").await;
+    watcher.until("ben came", |watcher| status(watcher, "ben") == "online").await;
+    watcher.op(json!({"op": "unwatch", "all_users": true})).await.unwrap();
+    ann.bye().await.unwrap();
+    ben.bye().await.unwrap();
+    watcher.until("ann went, who is watched by name", |watcher| status(watcher, "ann") == "offline").await;
+    barrier(&pair, &watcher).await;
+    assert_eq!(statuses(&watcher, "ann"), ["offline", "online", "away", "offline"]);
+    assert_eq!(statuses(&watcher, "ben"), ["online"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn everybody_stays_when_redis_lost_its_memory_and_who_leaves_meanwhile_has_left() {
+    let pair = Pair::start(&[]).await;
+    let (_ann, ben) = (pair.one("ann").await, pair.two("ben").await);
+    let watchers = [pair.one("one").await, pair.two("two").await];
+    for watcher in &watchers {
+        watch_all(watcher).await;
+        watcher.until("four", |watcher| online(watcher).len() == 4).await;
+    }
+    pair.redis.flush().await;
+    ben.bye().await.unwrap();
+    let _zoe = pair.one("zoe").await;
+    for watcher in &watchers {
+        watcher.until("ben went, zoe came", |watcher| online(watcher) == ["ann", "one", "two", "zoe"]).await;
+    }
+    let late = pair.two("late").await;
+    watch_all(&late).await;
+    late.until("all", |late| online(late) == ["ann", "late", "one", "two", "zoe"]).await;
+    for watcher in &watchers {
+        watcher.until("late", |watcher| online(watcher).len() == 5).await;
+        assert_eq!(
+            (statuses(watcher, "ann"), statuses(watcher, "ben")),
+            (vec!["online".to_owned()], vec!["online".to_owned(), "offline".to_owned()])
+        );
+        let lists = watcher.events("users").iter().filter(|received| received.frame["more"] == false).count();
+        assert_eq!(lists, 1, "the list did not come again");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_came_while_the_feed_was_silent_is_found_by_comparing() {
+    let redis = Redis::start().await;
+    let mut space = redis.space();
+    space.extend(QUICK.map(|(name, value)| (name, value.to_owned())));
+    let two = Instance::start(&space).await;
+    let link = Proxy::start(redis.port()).await;
+    for (name, value) in &mut space {
+        if *name == "ROLLCALL__REDIS__URL" {
+            *value = link.redis_url();
+        }
+    }
+    let one = Instance::start(&space).await;
+    let watcher = Client::hello_as(&one.url(), "watcher").await;
+    watch_all(&watcher).await;
+    let ann = Client::hello_as(&two.url(), "ann").await;
+    watcher.until("ann came", |watcher| online(watcher) == ["ann", "watcher"]).await;
+    link.deafen_feeds();
+    ann.bye().await.unwrap();
+    let _ben = Client::hello_as(&two.url(), "ben").await;
+    watcher.until("ann went, ben came", |watcher| online(watcher) == ["ben", "watcher"]).await;
+    link.restore();
+    assert_eq!(statuses(&watcher, "ben"), ["online"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_who_may_ask_for_everybody_may_watch_everybody() {
+    let pair = Pair::start(&[]).await;
+    for can in [json!({"users": ["*"]}), json!({"users": ["team:**", "ann"]}), json!({"watch": ["**"]})] {
+        let client = Client::connect(&pair.one.url()).await;
+        client.hello(&token("ann", json!({"can": can}))).await.unwrap();
+        let error = client.op(json!({"op": "watch", "all_users": true})).await.unwrap_err();
+        assert_eq!((error.code.as_str(), error.message.contains("`**`")), ("forbidden", true), "{can}");
+    }
 }

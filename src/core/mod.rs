@@ -5,6 +5,7 @@ mod asides;
 mod bars;
 mod error;
 mod heart;
+mod indexes;
 mod leases;
 mod ledger;
 mod mirror;
@@ -44,7 +45,7 @@ pub use self::{
     error::{Code, Error},
     mirror::{Aside, Cause, Copy, Delivery, Encoded, Frame, Lists, Mirror, Snapshot, Wake, Whole},
     notices::{Notice, Notices, Out, Typing},
-    people::{Seen, UserWatch, UsersFrame},
+    people::{Part, Seen, UserWatch, UsersFrame},
     putting_out::Revocation,
     queries::{Count, Device, Listing, UserInfo},
     session::{Command, Hello, HelloError, Reply, ResumeClaim, Session, Watch, Welcome},
@@ -53,6 +54,7 @@ pub use self::{
 use self::{
     bars::Bars,
     heart::{Heart, Writer},
+    indexes::Indexes,
     ledger::Ledger,
     mirrors::Mirrors,
     people::People,
@@ -65,11 +67,11 @@ pub use crate::store::{Index, Totals};
 use crate::{
     domain::{
         mode::Mode,
-        name::{ChannelName, ConnectionId},
-        roster::Control,
+        name::{ChannelName, ConnectionId, RosterKey},
+        roster::{Control, IndexChange},
     },
     metrics::{In, Metrics, Of, from_zero},
-    store::{Feed, FeedEvent, SCHEMA, Store},
+    store::{Feed, FeedEvent, PartitionId, SCHEMA, Store},
     telemetry::vital,
 };
 
@@ -93,6 +95,7 @@ pub struct Core {
     pub(crate) ledger: Arc<Ledger>,
     pub(crate) mirrors: Arc<Mirrors>,
     pub(crate) people: Arc<People>,
+    indexes: Arc<Indexes>,
     persons: Persons,
     pub(crate) pulses: Vec<Arc<Pulse>>,
     pub(crate) bars: Arc<Bars>,
@@ -146,7 +149,9 @@ impl Core {
         vital::spawn("comparison", mirrors.clone().run());
         vital::spawn("bars", bars.clone().run(pulses[usize::from(SCHEMA)].clone()));
         let people = People::new(store.clone(), feed.clone(), metrics.clone());
-        people.start();
+        let indexes = Indexes::new(store.clone(), feed.clone());
+        people.start(&indexes);
+        vital::spawn("indexes", indexes.clone().run(people.clone()));
         let was_ready = false.into();
         from_zero(&metrics.operations, ["ok"].into_iter().chain(Code::ALL.map(Code::as_str)));
         let persons = Persons::default();
@@ -156,6 +161,7 @@ impl Core {
             ledger,
             mirrors,
             people,
+            indexes,
             persons,
             pulses,
             bars,
@@ -245,6 +251,17 @@ impl Core {
         }
     }
 
+    fn hear_index(&self, partition: PartitionId, change: &IndexChange) {
+        let misses = self.indexes.hear(partition, change);
+        self.people.come(change.come.iter().filter_map(|roster| match roster {
+            RosterKey::User(user) => Some(user),
+            _ => None,
+        }));
+        if misses {
+            self.people.list_again();
+        }
+    }
+
     /// The feed is the only source of events, for the instance that caused them too.
     async fn listen(self: Arc<Self>) {
         loop {
@@ -256,7 +273,7 @@ impl Core {
                 FeedEvent::Published(published) => self.mirrors.hear(published),
                 FeedEvent::Said(roster, said) => self.mirrors.hear_aside(&roster, said, self.typing_lasts()),
                 FeedEvent::Control(_, Control::Typing(towards)) => self.hear_typing(&towards),
-                FeedEvent::Index(..) => {}
+                FeedEvent::Index(partition, change) => self.hear_index(partition, &change),
                 FeedEvent::Control(_, Control::Overruled { roster, connection, take, reason }) => {
                     self.ledger.overruled(&connection, &roster, take, reason);
                 }
@@ -291,6 +308,7 @@ impl Core {
                     tracing::info!("the feed is back; comparing versions");
                     self.mirrors.doubt();
                     self.people.doubt();
+                    self.indexes.doubt();
                     // Nor was anybody heard who took or ended what is answered for here.
                     self.pulses.iter().for_each(|pulse| pulse.suspect());
                     self.persons.hear(self.ledger.people());

@@ -5,6 +5,7 @@
 //! next tick, and whoever watches one of them is told when the user looks different from before.
 
 mod entry;
+mod everybody;
 mod watching;
 
 use std::{
@@ -21,12 +22,14 @@ use tokio::{
 
 pub use self::{
     entry::Seen,
-    watching::{UserWatch, UsersFrame},
+    watching::{Part, UserWatch, UsersFrame},
 };
 use self::{
     entry::{Entry, News},
+    everybody::Everybody,
     watching::List,
 };
+use super::indexes::Indexes;
 use crate::{
     domain::{
         chance::Map,
@@ -39,6 +42,8 @@ use crate::{
     telemetry::vital,
 };
 
+/// A frame closes when it has about so many bytes.
+const FRAME_BYTES: usize = 8 * 1024;
 /// As many users are followed, compared or read in one call.
 const CHUNK: usize = 500;
 /// As many such calls of a partition run at a time.
@@ -63,6 +68,7 @@ pub(crate) struct People {
     feed: Arc<dyn Feed>,
     metrics: Arc<Metrics>,
     doubts: Notify,
+    everybody_errands: Notify,
     lanes: Vec<Lane>,
     register: Mutex<Register>,
 }
@@ -96,6 +102,9 @@ struct Register {
     lists: BTreeMap<u32, List>,
     free_lists: Vec<u32>,
     waiting: Vec<Waiting>,
+    everybody: Everybody,
+    /// Who is not kept for those who watch everybody any more.
+    gone: Vec<u32>,
 }
 
 /// A roster of a user: slot and id of the entry, and its name.
@@ -120,13 +129,17 @@ impl People {
             lists: BTreeMap::new(),
             free_lists: Vec::new(),
             waiting: (0..partitions).map(|_| Waiting::default()).collect(),
+            everybody: Everybody::default(),
+            gone: Vec::new(),
         };
         let lanes = (0..partitions).map(|_| Lane::default()).collect();
-        Arc::new(Self { store, feed, metrics, doubts: Notify::new(), lanes, register: Mutex::new(register) })
+        let (doubts, everybody_errands) = (Notify::new(), Notify::new());
+        Arc::new(Self { store, feed, metrics, doubts, everybody_errands, lanes, register: Mutex::new(register) })
     }
 
     /// Starts the tasks.
-    pub fn start(self: &Arc<Self>) {
+    pub fn start(self: &Arc<Self>, indexes: &Arc<Indexes>) {
+        vital::spawn("everybody", self.clone().keep_everybody(indexes.clone()));
         for partition in 0..self.store.partitions() {
             vital::spawn("people followed", self.clone().follow_for_ever(partition));
             vital::spawn("people read", self.clone().read_for_ever(partition));
@@ -370,6 +383,9 @@ impl People {
             self.want_reading(&mut register, asked.slot);
         }
         register.tell(asked.slot, news);
+        for slot in std::mem::take(&mut register.gone) {
+            self.let_linger(&mut register, slot);
+        }
         news.again
     }
 
@@ -506,6 +522,7 @@ impl Register {
         let Some(entry) = self.slots[slot as usize].take() else { return };
         self.names.remove(&entry.user);
         self.free.push(slot);
+        self.everybody.forget(slot, &entry);
         let waiting = &mut self.waiting[lane];
         if entry.is_followed {
             waiting.to_unfollow.push(RosterKey::User(entry.user.clone()));
@@ -553,18 +570,17 @@ impl Register {
 
     /// Tells the lists in which a user is what has come of a reading.
     fn tell(&mut self, slot: u32, news: News) {
+        let is_told_to_all = self.note_change(slot, news);
         let entry = self.slots[slot as usize].as_ref().expect("it was read just now");
-        let mut woken = Vec::new();
         for number in &entry.watchers {
             let Some(list) = self.lists.get_mut(number) else { continue };
             let is_self = list.me.as_ref() == Some(&entry.user);
-            let is_told = news.first || if is_self { news.own } else { news.others };
+            // Whoever watches everybody too is told once.
+            let is_told_by_name = !is_told_to_all || list.all.is_none();
+            let is_told = news.first || if is_self { news.own } else { news.others && is_told_by_name };
             if is_told && list.changed(slot, news.first) {
-                woken.push(list.waker());
+                list.wake();
             }
-        }
-        for (wake, id) in woken {
-            wake.wake(id);
         }
     }
 }

@@ -28,6 +28,7 @@ use crate::domain::{
     level::Level,
     member::{Reason, Shown, Status},
     name::{ChannelName, ConnectionId, RosterKey, UserName},
+    pattern::Pattern,
     person::Choice,
     principal::{Capabilities, Principal, allows},
     settings::MAX_GRACE_MS,
@@ -455,6 +456,18 @@ impl Session {
             return Ok(());
         }
         Err(forbidden(format!("this token may not ask for `{user}`; `can.users` names whom it may")))
+    }
+
+    /// Whether the caller may ask for everybody.
+    ///
+    /// # Errors
+    /// [`Code::Forbidden`].
+    pub fn may_see_all(&self) -> Result<(), Error> {
+        let can = self.principal.can.as_ref().unwrap_or(&self.core.settings.default_can);
+        if can.users.iter().any(|pattern| pattern.covers(&Pattern::any())) {
+            return Ok(());
+        }
+        Err(forbidden("this token may not watch everybody; `**` in `can.users` allows it"))
     }
 
     /// A watch over users, which begins with nobody. Whoever is present is told the truth about themselves.

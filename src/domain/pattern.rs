@@ -23,7 +23,7 @@ pub enum PatternError {
 /// A pattern such as `room:*` or `org/1/**`; without stars it is the name itself.
 ///
 /// Segments are separated by `:` or `/`, which are literal: `room:*` does not match `room/1`.
-#[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(into = "String", try_from = "String")]
 pub struct Pattern(Arc<str>);
 
@@ -75,6 +75,60 @@ impl Pattern {
         }
     }
 
+    /// Whether each name that `other` means is one that this pattern means, too. Segment by segment, as [`Pattern::matches`].
+    pub fn covers(&self, other: &Self) -> bool {
+        let (mut mine, mut theirs) = (&*self.0, &*other.0);
+        loop {
+            let (segment, rest) = cut(mine);
+            if segment == "**" {
+                return !theirs.is_empty();
+            }
+            let (part, their_rest) = cut(theirs);
+            let covers = match part {
+                "**" => false,
+                part if segment == "*" => !part.is_empty(),
+                part => segment == part,
+            };
+            if !covers {
+                return false;
+            }
+            match (rest, their_rest) {
+                (None, None) => return true,
+                (Some((a, next)), Some((b, their_next))) if a == b => (mine, theirs) = (next, their_next),
+                _ => return false,
+            }
+        }
+    }
+
+    /// Whether there may be a name that both mean.
+    pub fn meets(&self, other: &Self) -> bool {
+        let (mut mine, mut theirs) = (&*self.0, &*other.0);
+        loop {
+            let ((segment, rest), (part, their_rest)) = (cut(mine), cut(theirs));
+            if segment == "**" || part == "**" {
+                return !mine.is_empty() && !theirs.is_empty();
+            }
+            let meets = match (segment, part) {
+                ("*", part) => !part.is_empty(),
+                (segment, "*") => !segment.is_empty(),
+                (segment, part) => segment == part,
+            };
+            if !meets {
+                return false;
+            }
+            match (rest, their_rest) {
+                (None, None) => return true,
+                (Some((a, next)), Some((b, their_next))) if a == b => (mine, theirs) = (next, their_next),
+                _ => return false,
+            }
+        }
+    }
+
+    /// Every name.
+    pub fn any() -> Self {
+        Self("**".into())
+    }
+
     /// What every name begins with that the pattern means.
     pub fn beginning(&self) -> &str {
         // A star is always a segment, so what stands before the first ends in a separator.
@@ -117,7 +171,62 @@ impl From<Pattern> for String {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    /// Patterns of few segments, so that they often have to do with each other.
+    fn patterns() -> impl Strategy<Value = Pattern> {
+        let segment = prop::sample::select(vec!["a", "b", "*", "*", ""]);
+        let more = prop::collection::vec((prop::sample::select(vec![":", "/"]), segment.clone()), 0..3);
+        let end = prop::option::of(prop::sample::select(vec![":**", "/**"]));
+        (segment, more, end).prop_filter_map("no pattern", |(first, more, end)| {
+            let text = more.iter().fold(first.to_owned(), |text, (separator, segment)| text + separator + segment);
+            Pattern::parse(&(text + end.unwrap_or_default())).ok()
+        })
+    }
+
+    /// Names that a pattern means, with segments that stand in no other.
+    fn meant(pattern: &Pattern) -> Vec<String> {
+        let fill = |text: &str, rest: &str| {
+            let segment = |part: &str| match part {
+                "**" => rest.to_owned(),
+                "*" => "zz".to_owned(),
+                part => part.to_owned(),
+            };
+            let mut name = String::new();
+            for (at, part) in text.split_inclusive(is_separator).enumerate() {
+                let separator = part.strip_suffix(is_separator).map(|bare| &part[bare.len()..]).unwrap_or_default();
+                let bare = &part[..part.len() - separator.len()];
+                debug_assert!(at < 10);
+                name = name + &segment(bare) + separator;
+            }
+            name
+        };
+        ["zz", "zz:zz", "zz/zz", ":"].iter().map(|rest| fill(pattern.as_str(), rest)).collect()
+    }
+
+    proptest! {
+        #[test]
+        fn what_covers_means_each_name_that_the_other_means(mine in patterns(), theirs in patterns()) {
+            let names: Vec<String> = meant(&theirs).into_iter().filter(|name| theirs.matches(name)).collect();
+            prop_assert!(!names.is_empty());
+            prop_assert_eq!(mine.covers(&theirs), names.iter().all(|name| mine.matches(name)), "{:?}", names);
+            prop_assert!(mine.covers(&mine) && Pattern::any().covers(&mine));
+            prop_assert!(names.iter().all(|name| name.starts_with(theirs.beginning())));
+        }
+
+        #[test]
+        fn patterns_meet_where_a_name_is_meant_by_both(mine in patterns(), theirs in patterns(), name in "[ab:/]{1,6}") {
+            if mine.matches(&name) && theirs.matches(&name) {
+                prop_assert!(mine.meets(&theirs));
+            }
+            prop_assert_eq!(mine.meets(&theirs), theirs.meets(&mine));
+            if mine.covers(&theirs) {
+                prop_assert!(mine.meets(&theirs));
+            }
+        }
+    }
 
     fn matches(pattern: &str, name: &str) -> bool {
         Pattern::parse(pattern).unwrap().matches(name)

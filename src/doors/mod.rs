@@ -19,6 +19,7 @@ pub mod settings;
 pub mod sse;
 pub mod tickets;
 pub mod told;
+pub mod watching;
 pub mod wire;
 pub mod ws;
 

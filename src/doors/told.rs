@@ -5,21 +5,32 @@ use serde::Serialize;
 
 use super::wire::UserStatusShape;
 use crate::{
-    core::{Seen, UsersFrame},
+    core::{Part, Seen, UsersFrame},
     domain::name::UserName,
 };
 
 /// How some users are. Each user is encoded once, whoever is told.
 pub fn users(frame: &UsersFrame) -> Bytes {
     let mut text = Vec::with_capacity(64 + frame.seen.iter().map(|seen| seen.bytes()).sum::<usize>());
-    text.extend_from_slice(br#"{"event":"users","users":["#);
+    text.extend_from_slice(br#"{"event":"users","#);
+    if frame.part.is_some() {
+        text.extend_from_slice(br#""all_users":true,"#);
+    }
+    text.extend_from_slice(br#""users":["#);
     for (at, seen) in frame.seen.iter().enumerate() {
         if at > 0 {
             text.push(b',');
         }
         text.extend_from_slice(entry(seen));
     }
-    text.extend_from_slice(format!("],\"time\":{}}}", frame.time).as_bytes());
+    text.push(b']');
+    if let Some(Part { more, cause }) = frame.part {
+        text.extend_from_slice(format!(",\"more\":{more}").as_bytes());
+        if let Some(cause) = cause {
+            text.extend_from_slice(format!(",\"cause\":\"{}\"", cause.as_str()).as_bytes());
+        }
+    }
+    text.extend_from_slice(format!(",\"time\":{}}}", frame.time).as_bytes());
     text.into()
 }
 

@@ -85,6 +85,8 @@ pub(super) struct Entry {
     pub user: UserName,
     /// The lists in which the user is.
     pub watchers: BTreeSet<u32>,
+    /// Whether it is kept for those who watch everybody.
+    pub everybody: bool,
     /// When it goes, if nobody wants it by then.
     pub goes_at: Option<Instant>,
     /// The feed of what others see is heard, and that of what they do not see.
@@ -109,6 +111,8 @@ pub(super) struct Entry {
     pub others: Option<Arc<Seen>>,
     /// As the user is shown, where that is another.
     pub own: Option<Arc<Seen>>,
+    /// The number of the last change, in the order in which those are told who watch everybody; 0 for nothing to tell.
+    pub changed: u64,
 }
 
 impl Entry {
@@ -117,6 +121,7 @@ impl Entry {
             id,
             user,
             watchers: BTreeSet::new(),
+            everybody: false,
             goes_at: None,
             is_followed: false,
             is_followed_hidden: false,
@@ -131,11 +136,12 @@ impl Entry {
             person: None,
             others: None,
             own: None,
+            changed: 0,
         }
     }
 
     pub fn is_wanted(&self) -> bool {
-        !self.watchers.is_empty()
+        self.everybody || !self.watchers.is_empty()
     }
 
     /// As the user is shown to themselves or to others.

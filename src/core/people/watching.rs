@@ -3,19 +3,18 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use super::{
-    People, Register,
+    FRAME_BYTES, People, Register,
     entry::{Entry, Seen},
+    everybody::Position,
 };
 use crate::{
     core::{
         error::{Code, Error},
-        mirror::Wake,
+        mirror::{Cause, Wake},
     },
     domain::{name::UserName, time::wall_now_ms},
 };
 
-/// A frame closes when it has about so many bytes.
-const FRAME_BYTES: usize = 8 * 1024;
 /// What the ids of lists begin at, for they share a hub with those of mirrors, which count from 1.
 const FIRST_ID: u64 = 1 << 62;
 
@@ -24,8 +23,19 @@ const FIRST_ID: u64 = 1 << 62;
 pub struct UsersFrame {
     /// The users.
     pub seen: Vec<Arc<Seen>>,
+    /// Where it is a part of the list of all who are online.
+    pub part: Option<Part>,
     /// Unix milliseconds.
     pub time: u64,
+}
+
+/// A part of a list.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Part {
+    /// Others follow.
+    pub more: bool,
+    /// Why it is told again.
+    pub cause: Option<Cause>,
 }
 
 /// The users whom a connection watches. Not a queue of what has happened but a set of those who have changed: whoever reads slowly gets the latest.
@@ -33,11 +43,13 @@ pub(super) struct List {
     id: u64,
     pub(super) me: Option<UserName>,
     wake: Arc<dyn Wake>,
-    users: BTreeSet<u32>,
+    pub(super) users: BTreeSet<u32>,
     /// Those who look different from what was delivered last; never more than are watched.
     dirty: BTreeSet<u32>,
     /// Watches of whose users some are not known yet: what they begin with is delivered together.
     beginning: Vec<Beginning>,
+    /// Where it is among the changes of everybody.
+    pub(super) all: Option<Position>,
 }
 
 #[derive(Debug)]
@@ -56,9 +68,9 @@ impl List {
         self.dirty.insert(slot)
     }
 
-    /// Whom to wake, and as whom.
-    pub fn waker(&self) -> (Arc<dyn Wake>, u64) {
-        (self.wake.clone(), self.id)
+    /// There is something to deliver.
+    pub fn wake(&self) {
+        self.wake.wake(self.id);
     }
 
     /// Delivers what a watch begins with, if all of it is known.
@@ -87,8 +99,8 @@ impl List {
 
 /// The watch of one connection over users: dropping it ends it.
 pub struct UserWatch {
-    people: Arc<People>,
-    number: u32,
+    pub(super) people: Arc<People>,
+    pub(super) number: u32,
     id: u64,
 }
 
@@ -103,7 +115,7 @@ impl UserWatch {
             used.map_or(0, |(last, _)| last + 1)
         });
         let (users, dirty, beginning) = (BTreeSet::new(), BTreeSet::new(), Vec::new());
-        register.lists.insert(number, List { id, me, wake: wake.clone(), users, dirty, beginning });
+        register.lists.insert(number, List { id, me, wake: wake.clone(), users, dirty, beginning, all: None });
         drop(register);
         Self { people: people.clone(), number, id }
     }
@@ -172,6 +184,10 @@ impl UserWatch {
     /// What is to be told next, if there is something now.
     pub fn deliver(&self) -> Option<UsersFrame> {
         let register = &mut *self.people.lock();
+        self.deliver_named(register).or_else(|| self.deliver_all(register))
+    }
+
+    fn deliver_named(&self, register: &mut Register) -> Option<UsersFrame> {
         let list = register.lists.get_mut(&self.number).expect("it is there as long as its watch");
         let slots = &register.slots;
         let (mut seen, mut bytes) = (Vec::new(), 0);
@@ -186,20 +202,20 @@ impl UserWatch {
                 seen.push(view.clone());
             }
         }
-        (!seen.is_empty()).then(|| UsersFrame { seen, time: wall_now_ms() })
+        (!seen.is_empty()).then(|| UsersFrame { seen, part: None, time: wall_now_ms() })
     }
 
     fn list<'a>(&self, register: &'a Register) -> &'a List {
         register.lists.get(&self.number).expect("it is there as long as its watch")
     }
 
-    fn list_mut<'a>(&self, register: &'a mut Register) -> &'a mut List {
+    pub(super) fn list_mut<'a>(&self, register: &'a mut Register) -> &'a mut List {
         register.lists.get_mut(&self.number).expect("it is there as long as its watch")
     }
 
-    fn wake_if(&self, register: &Register, is_news: bool) {
+    pub(super) fn wake_if(&self, register: &Register, is_news: bool) {
         if is_news {
-            self.list(register).wake.wake(self.id);
+            self.list(register).wake();
         }
     }
 }
@@ -212,12 +228,13 @@ impl std::fmt::Debug for UserWatch {
 
 impl Drop for UserWatch {
     fn drop(&mut self) {
-        let mut register = self.people.lock();
+        let register = &mut *self.people.lock();
+        self.leave_everybody(register);
         let Some(list) = register.lists.remove(&self.number) else { return };
         register.free_lists.push(self.number);
         for slot in list.users {
             register.entry_mut(slot).watchers.remove(&self.number);
-            self.people.let_linger(&mut register, slot);
+            self.people.let_linger(register, slot);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What a client wants to be told about, or no more: a channel, or users.
+//! What a client wants to be told about, or no more: a channel, users, or everybody.
 
 use serde::Deserialize;
 use serde_json::{Map, Value};
@@ -27,6 +27,8 @@ pub enum Sought {
     },
     /// These users.
     Users(Vec<UserName>),
+    /// Everybody who comes and goes.
+    Everybody,
 }
 
 #[derive(Deserialize)]
@@ -34,6 +36,7 @@ pub enum Sought {
 struct WatchShape {
     channel: Option<Channel>,
     users: Option<Vec<UserName>>,
+    all_users: Option<bool>,
     level: Option<Level>,
     since: Option<Map<String, Value>>,
 }
@@ -43,6 +46,7 @@ struct WatchShape {
 struct UnwatchShape {
     channel: Option<Channel>,
     users: Option<Vec<UserName>>,
+    all_users: Option<bool>,
 }
 
 /// Reads the fields of `watch`.
@@ -50,7 +54,7 @@ struct UnwatchShape {
 /// # Errors
 /// [`Code::BadRequest`] and [`Code::TooLarge`].
 pub fn watch(object: Map<String, Value>) -> Result<Sought, Error> {
-    let WatchShape { channel, users, level, since } = shape(object).map_err(bad)?;
+    let WatchShape { channel, users, all_users, level, since } = shape(object).map_err(bad)?;
     if since.is_some() && channel.is_none() {
         return Err(bad("`since` belongs to a `channel`"));
     }
@@ -58,7 +62,7 @@ pub fn watch(object: Map<String, Value>) -> Result<Sought, Error> {
         return Err(bad("`level` belongs to a `channel`"));
     }
     let level = level.unwrap_or_default();
-    let sought = sought(channel, users, level)?;
+    let sought = sought(channel, users, all_users, level)?;
     let since = since.map(shape::<SinceShape>).transpose().map_err(|why| bad(format!("`since`: {why}")))?;
     Ok(match sought {
         Sought::Channel { channel, .. } => {
@@ -76,18 +80,25 @@ pub fn watch(object: Map<String, Value>) -> Result<Sought, Error> {
 /// # Errors
 /// As those of [`watch`].
 pub fn unwatch(object: Map<String, Value>) -> Result<Sought, Error> {
-    let UnwatchShape { channel, users } = shape(object).map_err(bad)?;
-    sought(channel, users, Level::default())
+    let UnwatchShape { channel, users, all_users } = shape(object).map_err(bad)?;
+    sought(channel, users, all_users, Level::default())
 }
 
-fn sought(channel: Option<Channel>, users: Option<Vec<UserName>>, level: Level) -> Result<Sought, Error> {
-    match (channel, users) {
-        (Some(channel), None) => Ok(Sought::Channel { channel: channel.0, level, since: None }),
-        (None, Some(users)) if users.len() > MOST_USERS => {
+fn sought(
+    channel: Option<Channel>,
+    users: Option<Vec<UserName>>,
+    all_users: Option<bool>,
+    level: Level,
+) -> Result<Sought, Error> {
+    match (channel, users, all_users) {
+        (Some(channel), None, None) => Ok(Sought::Channel { channel: channel.0, level, since: None }),
+        (None, Some(users), None) if users.len() > MOST_USERS => {
             Err(Error::new(Code::TooLarge, format!("`users` has at most {MOST_USERS} names")))
         }
-        (None, Some(users)) => Ok(Sought::Users(users)),
-        _ => Err(bad("one of `channel` and `users` says what")),
+        (None, Some(users), None) => Ok(Sought::Users(users)),
+        (None, None, Some(true)) => Ok(Sought::Everybody),
+        (None, None, Some(false)) => Err(bad("`all_users` is true; `unwatch` takes it back")),
+        _ => Err(bad("one of `channel`, `users` and `all_users` says what")),
     }
 }
 

@@ -1,0 +1,39 @@
+//! Watches beside those of single channels, for every door: over users, everybody, and the channels of a pattern.
+
+use super::outbox::Outbox;
+use crate::{
+    core::{Code, Error, Session},
+    domain::{name::UserName, settings::Limits},
+};
+
+/// Watches these users too. Returns how many are watched by name then.
+///
+/// # Errors
+/// Where the caller may not see one of them, or would watch too many; then nobody is added.
+pub fn users(session: &Session, outbox: &mut Outbox, limits: &Limits, users: &[UserName]) -> Result<usize, Error> {
+    for user in users {
+        session.may_see(user)?;
+    }
+    outbox.begin_users(|wake| session.user_watch(wake)).add(users, limits.watched_users)
+}
+
+/// Watches everybody.
+///
+/// # Errors
+/// Where the caller may not.
+pub fn everybody(session: &Session, outbox: &mut Outbox) -> Result<(), Error> {
+    session.may_see_all()?;
+    outbox.begin_users(|wake| session.user_watch(wake)).watch_all();
+    Ok(())
+}
+
+/// Watches everybody no more.
+///
+/// # Errors
+/// [`Code::Conflict`] where the caller does not.
+pub fn not_everybody(outbox: &Outbox) -> Result<(), Error> {
+    match outbox.users().is_some_and(|watch| watch.unwatch_all()) {
+        true => Ok(()),
+        false => Err(Error::new(Code::Conflict, "`all_users` is not watched")),
+    }
+}
