@@ -454,7 +454,7 @@ async fn paths_and_queries_that_are_none_are_refused_with_a_sentence() {
         ("POST", "/v1/channels", "GET, HEAD"),
         ("DELETE", "/v1/channels/a", "GET, HEAD"),
         ("GET", "/v1/channels/a/members/b", "PUT, DELETE"),
-        ("PATCH", "/v1/users/a", "GET, HEAD, DELETE"),
+        ("PUT", "/v1/users/a", "GET, HEAD, PATCH, DELETE"),
         ("PUT", "/v1/channels/query", "GET, HEAD, POST"),
         ("OPTIONS", "/v1/stats", "GET, HEAD"),
         ("BREW", "/livez", "GET, HEAD"),

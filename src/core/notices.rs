@@ -87,7 +87,7 @@ struct Board {
     joins: BTreeMap<ChannelName, Option<Arc<str>>>,
 }
 
-/// The notices of one session. At most one of a kind for each channel, and as many of typing as there are [typers](super::typers).
+/// The notices of one session. At most one of a kind for each channel, and of typing one for each who may type towards one user.
 #[derive(Debug, Default)]
 pub struct Notices {
     board: Mutex<Board>,
