@@ -351,11 +351,11 @@ async fn a_token_says_who_may_be_watched_and_everybody_may_watch_themselves() {
     assert_eq!(watch_users(&ann, &["team:1"]).await["watching"], 3);
     ann.until("all three", |ann| seen(ann).len() == 3).await;
     assert_eq!(ann.op(json!({"op": "unwatch", "users": ["team:1", "team:2"]})).await.unwrap()["watching"], 2);
-    // Who only watches is nobody, not even to themselves.
+    // Who only watches is still themselves, and nobody else.
     let nobody = Client::connect(&pair.one.url()).await;
     nobody.op(json!({"op": "hello", "token": token("ann", json!({"can": {}})), "present": false})).await.unwrap();
-    assert_eq!(nobody.op(json!({"op": "watch", "users": ["ann"]})).await.unwrap_err().code, "forbidden");
-    assert_eq!(nobody.op(json!({"op": "watch", "users": []})).await.unwrap()["watching"], 0);
+    assert_eq!(nobody.op(json!({"op": "watch", "users": ["ann", "ben"]})).await.unwrap_err().code, "forbidden");
+    assert_eq!(watch_users(&nobody, &["ann"]).await["watching"], 1);
 }
 
 /// Who the last whole list of those online showed, and what came after it: who is online as this client sees it.
