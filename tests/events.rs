@@ -77,6 +77,30 @@ async fn a_listener_gets_the_snapshot_and_then_every_change_wherever_it_happens(
     eventually(DEADLINE, async || sockets(&one).await == 0).await;
 }
 
+/// How a user is as the last event said.
+fn status(events: &Events, user: &str) -> Option<Value> {
+    let told = events.seen.iter().flat_map(|event| event.data["users"].as_array().cloned().unwrap_or_default());
+    told.filter(|told| told["user"] == user).last().map(|told| told["status"].clone())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_listener_to_everybody_gets_who_is_online_and_then_who_comes_and_goes() {
+    let redis = Redis::start().await;
+    let keys = [api_key_setting("all", "read+write", API_KEY), api_key_setting("rooms", "read(room:*)", "rooms")];
+    let settings = [redis.space(), vec![("ROLLCALL__AUTH__API_KEYS", keys.join(","))]].concat();
+    let (one, two) = (Instance::start(&settings).await, Instance::start(&settings).await);
+    let _ann = Client::hello_as(&two.url(), "ann").await;
+    let mut events = listen(&one, "all_users=true").await;
+    events.until("who is there", |events| status(events, "ann") == Some(json!("online"))).await;
+    let ben = Client::hello_as(&two.url(), "ben").await;
+    events.until("who comes", |events| status(events, "ben") == Some(json!("online"))).await;
+    ben.bye().await.unwrap();
+    events.until("who goes", |events| status(events, "ben") == Some(json!("offline"))).await;
+    problem(&refused(&one, "all_users=true", &[("authorization", "Bearer rooms")]).await, 403, "forbidden");
+    let bearer = format!("Bearer {}", token("zoe", json!({"can": {"users": ["ann"]}})));
+    problem(&refused(&one, "all_users=true", &[("authorization", &bearer)]).await, 403, "forbidden");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_listener_to_users_gets_how_they_are_and_then_what_changes_on_every_instance() {
     let redis = Redis::start().await;
@@ -90,10 +114,6 @@ async fn a_listener_to_users_gets_how_they_are_and_then_what_changes_on_every_in
     let (one, two) = (Instance::start(&settings).await, Instance::start(&settings).await);
     let ann = Client::hello_as(&two.url(), "ann").await;
     let mut events = listen(&one, "users=ann,ben").await;
-    let status = |events: &Events, user: &str| {
-        let told = events.seen.iter().flat_map(|event| event.data["users"].as_array().cloned().unwrap_or_default());
-        told.filter(|told| told["user"] == user).last().map(|told| told["status"].clone())
-    };
     events
         .until("how both are", |events| {
             status(events, "ann") == Some(json!("online")) && status(events, "ben") == Some(json!("offline"))
@@ -450,6 +470,11 @@ async fn what_is_no_question_is_refused_and_what_is_wrong_is_named() {
         ("users=ann,,ben", "`users`"),
         ("users=ann,b%20c", "`users`"),
         ("users=ann&level=users", "`level`"),
+        ("all_users=true&channel=a", "says what to listen to"),
+        ("all_users=true&users=ann", "says what to listen to"),
+        ("all_users=false", "`all_users`"),
+        ("all_users=yes", "the query:"),
+        ("all_users=true&level=users", "`level`"),
         ("users=ann&last_event_id=e:1", "`last_event_id`"),
         ("users=ann&users=ben", "duplicate field"),
         ("channel=", "the query:"),

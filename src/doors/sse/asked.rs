@@ -20,6 +20,8 @@ pub struct Parameters {
     channel: Option<ChannelName>,
     /// Names, separated by commas.
     users: Option<String>,
+    /// True: everybody.
+    all_users: Option<bool>,
     level: Option<Level>,
     last_event_id: Option<String>,
     ticket: Option<String>,
@@ -48,6 +50,8 @@ pub enum Wanted {
     },
     /// How these users are.
     Users(Vec<UserName>),
+    /// How everybody is.
+    Everybody,
 }
 
 impl Parameters {
@@ -57,8 +61,11 @@ impl Parameters {
     /// A sentence that says which parameters do not go together.
     pub fn read(self, headers: &HeaderMap) -> Result<Asked, Problem> {
         let bad = |why: &str| Problem::bad_request(format!("the query: {why}"));
-        let wanted = match (self.channel, self.users) {
-            (Some(channel), None) => {
+        if self.channel.is_none() && (self.level.is_some() || self.last_event_id.is_some()) {
+            return Err(bad("`level` and `last_event_id` belong to a `channel`"));
+        }
+        let wanted = match (self.channel, self.users, self.all_users) {
+            (Some(channel), None, None) => {
                 let by_hand = self.last_event_id.as_deref().map(|id| {
                     event::parse_id(id).ok_or_else(|| bad("`last_event_id` is the id of an event: `epoch:version`"))
                 });
@@ -67,11 +74,10 @@ impl Parameters {
                 let header = headers.get("last-event-id").and_then(|id| event::parse_id(id.to_str().ok()?));
                 Wanted::Channel { channel, level: self.level.unwrap_or_default(), since: header.or(by_hand) }
             }
-            (None, Some(_)) if self.level.is_some() || self.last_event_id.is_some() => {
-                return Err(bad("`level` and `last_event_id` belong to a `channel`"));
-            }
-            (None, Some(users)) => Wanted::Users(names(&users)?),
-            _ => return Err(bad("one of `channel` and `users` says what to listen to")),
+            (None, Some(users), None) => Wanted::Users(names(&users)?),
+            (None, None, Some(true)) => Wanted::Everybody,
+            (None, None, Some(false)) => return Err(bad("`all_users` is `true` or left out")),
+            _ => return Err(bad("one of `channel`, `users` and `all_users` says what to listen to")),
         };
         Ok(Asked { wanted, ticket: self.ticket })
     }

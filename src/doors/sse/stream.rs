@@ -13,7 +13,7 @@ use super::{
 use crate::{
     core::{Command, Error, Notice, Reply, Session},
     domain::member::Reason,
-    doors::{Doors, outbox::Outbox, ws::Close},
+    doors::{Doors, outbox::Outbox, watching, ws::Close},
     metrics::Because,
 };
 
@@ -54,9 +54,9 @@ impl Stream {
                 }
             }
             Wanted::Users(users) => {
-                users.iter().try_for_each(|user| session.may_see(user))?;
-                outbox.begin_users(|wake| session.user_watch(wake)).add(users, doors.limits.watched_users)?;
+                watching::users(&session, &mut outbox, &doors.limits, users)?;
             }
+            Wanted::Everybody => watching::everybody(&session, &mut outbox)?,
         }
         let (inlet, outlet) = pipe();
         let written_at = Instant::now();
