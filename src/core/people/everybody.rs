@@ -295,7 +295,10 @@ impl UserWatch {
         let slots = &register.slots;
         let is_behind = |slot: &&u32| slots[**slot as usize].as_ref().is_some_and(|entry| entry.changed > position.at);
         let behind: Vec<u32> = list.users.iter().filter(is_behind).copied().collect();
-        let is_news = behind.into_iter().fold(false, |is_news, slot| list.changed(slot, false) || is_news);
+        let mut is_news = false;
+        for slot in behind {
+            is_news |= list.changed(slot, false);
+        }
         self.wake_if(register, is_news);
         true
     }
