@@ -55,7 +55,7 @@ fn events(client: &Client, event: &str, channel: Option<&str>) -> Vec<Value> {
 fn told_of(client: &Client, user: &str) -> Option<Value> {
     let frames = events(client, "users", None);
     let entries = frames.iter().flat_map(|frame| frame["users"].as_array().cloned().unwrap_or_default());
-    entries.filter(|entry| entry["user"] == user).last()
+    entries.filter(|entry| entry["user"] == user).next_back()
 }
 
 /// How often a client was told of a user.
