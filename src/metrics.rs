@@ -72,6 +72,10 @@ pub struct Metrics {
     pub mirrors: Gauge,
     /// The same by how their watchers are told of changes.
     pub modes: Family<In, Gauge>,
+    /// Patterns of channels that somebody here watches.
+    pub patterns: Gauge,
+    /// Occupied channels that these mean, each counted once for a pattern.
+    pub pattern_channels: Gauge,
     /// Users whom somebody here watches.
     pub people: Gauge,
     /// Users read because somebody here watches them.
@@ -150,6 +154,8 @@ impl Metrics {
                 "Rosters that this instance keeps a copy of, by the mode in which their watchers are told of changes",
                 Family::default(),
             ),
+            patterns: of.add("patterns", "Patterns of channels that somebody here watches", Gauge::default()),
+            pattern_channels: of.add("pattern_channels", "Occupied channels that these mean", Gauge::default()),
             people: of.add("people", "Users whom somebody here watches", Gauge::default()),
             people_read: of.add("people_read", "Users read because somebody here watches them", Counter::default()),
             published: of.add("published", "Changes heard on feeds", Counter::default()),

@@ -18,7 +18,7 @@ use tokio::{
     time::{Instant, sleep, timeout_at},
 };
 
-use super::people::People;
+use super::{patterns::Patterns, people::People};
 use crate::{
     domain::{roster::IndexChange, version::Epoch},
     store::{Feed, PartitionId, Store},
@@ -94,8 +94,11 @@ impl Indexes {
     }
 
     /// Follows, compares and lets go, for ever.
-    pub async fn run(self: Arc<Self>, people: Arc<People>) {
-        let list_again = || people.list_again();
+    pub async fn run(self: Arc<Self>, people: Arc<People>, patterns: Arc<Patterns>) {
+        let list_again = || {
+            people.list_again();
+            patterns.list_again();
+        };
         let mut compare_at = Instant::now() + COMPARE;
         loop {
             if self.wanted.load(Ordering::Relaxed) == 0 {

@@ -13,6 +13,7 @@ mod mirrors;
 #[cfg(test)]
 mod mutants;
 mod notices;
+mod patterns;
 mod people;
 mod persons;
 mod placing;
@@ -45,6 +46,7 @@ pub use self::{
     error::{Code, Error},
     mirror::{Aside, Cause, Copy, Delivery, Encoded, Frame, Lists, Mirror, Snapshot, Wake, Whole},
     notices::{Notice, Notices, Out, Typing},
+    patterns::{Channels, PatternDelivery, PatternFrame, PatternWatch},
     people::{Part, Seen, UserWatch, UsersFrame},
     putting_out::Revocation,
     queries::{Count, Device, Listing, UserInfo},
@@ -57,6 +59,7 @@ use self::{
     indexes::Indexes,
     ledger::Ledger,
     mirrors::Mirrors,
+    patterns::Patterns,
     people::People,
     persons::Persons,
     pulse::Pulse,
@@ -95,6 +98,7 @@ pub struct Core {
     pub(crate) ledger: Arc<Ledger>,
     pub(crate) mirrors: Arc<Mirrors>,
     pub(crate) people: Arc<People>,
+    pub(crate) patterns: Arc<Patterns>,
     indexes: Arc<Indexes>,
     persons: Persons,
     pub(crate) pulses: Vec<Arc<Pulse>>,
@@ -151,7 +155,8 @@ impl Core {
         let people = People::new(store.clone(), feed.clone(), metrics.clone());
         let indexes = Indexes::new(store.clone(), feed.clone());
         people.start(&indexes);
-        vital::spawn("indexes", indexes.clone().run(people.clone()));
+        let patterns = Patterns::new(store.clone(), mirrors.clone(), indexes.clone(), settings.clone());
+        vital::spawn("indexes", indexes.clone().run(people.clone(), patterns.clone()));
         let was_ready = false.into();
         from_zero(&metrics.operations, ["ok"].into_iter().chain(Code::ALL.map(Code::as_str)));
         let persons = Persons::default();
@@ -161,6 +166,7 @@ impl Core {
             ledger,
             mirrors,
             people,
+            patterns,
             indexes,
             persons,
             pulses,
@@ -194,6 +200,9 @@ impl Core {
         self.metrics.members.set(as_gauge(self.ledger.members()));
         self.metrics.bars.set(as_gauge(self.bars.len()));
         self.metrics.people.set(as_gauge(self.people.len()));
+        let (patterns, channels) = self.patterns.len();
+        self.metrics.patterns.set(as_gauge(patterns));
+        self.metrics.pattern_channels.set(as_gauge(channels));
         self.metrics.feed_lag.set(self.feed.lag().as_secs_f64());
         for mode in Mode::ALL {
             let of = In { mode: mode.as_str() };
@@ -257,8 +266,10 @@ impl Core {
             RosterKey::User(user) => Some(user),
             _ => None,
         }));
+        self.patterns.hear(change);
         if misses {
             self.people.list_again();
+            self.patterns.list_again();
         }
     }
 

@@ -21,6 +21,7 @@ use super::{
     ledger::{Content, Settlement},
     mirror::{Cursor, Delivery, Listening, Mirror, Wake},
     notices::Notices,
+    patterns::PatternWatch,
     people::UserWatch,
 };
 use crate::domain::{
@@ -128,6 +129,13 @@ pub enum Command {
         /// Only what came after this, if that is known.
         since: Option<Version>,
     },
+    /// Be told about changes in the occupied channels that a pattern means.
+    WatchPattern {
+        /// Which.
+        pattern: Pattern,
+        /// How much of each.
+        level: Level,
+    },
     /// Be shown like this, or as the devices say.
     Status {
         /// None is as the devices say.
@@ -176,6 +184,8 @@ pub enum Reply {
     },
     /// The watch has begun.
     Watching(Watch),
+    /// The watch over a pattern has begun.
+    WatchingPattern(PatternWatch),
     /// Done, with nothing to tell.
     Done,
 }
@@ -409,6 +419,11 @@ impl Session {
                 self.may_watch(&channel)?;
                 Ok(Reply::Watching(self.watch(channel, level, None, since, wake)))
             }
+            Command::WatchPattern { pattern, level } => {
+                self.may_watch_pattern(&pattern)?;
+                let watch = self.core.patterns.watch(&pattern, level, !self.is_of_server, wake).await?;
+                Ok(Reply::WatchingPattern(watch))
+            }
             Command::Status { status, text, until } => self.choose(status, text, until).await,
             Command::UserState { patch } => self.patch_user_state(&patch).await,
             Command::Active => {
@@ -456,6 +471,36 @@ impl Session {
             return Ok(());
         }
         Err(forbidden(format!("this token may not ask for `{user}`; `can.users` names whom it may")))
+    }
+
+    /// Whether the caller may ask for each channel that a pattern means. Where the token says nothing, all namespaces must allow it that the pattern meets.
+    ///
+    /// # Errors
+    /// [`Code::Forbidden`].
+    pub fn may_watch_pattern(&self, pattern: &Pattern) -> Result<(), Error> {
+        let covers = |can: &Capabilities, wanted: &Pattern| can.watch.iter().any(|mine| mine.covers(wanted));
+        let settings = &self.core.settings;
+        let mut may = true;
+        if let Some(can) = &self.principal.can {
+            may = covers(can, pattern);
+        } else {
+            let mut is_rest = true;
+            for namespace in settings.namespaces.iter().filter(|namespace| namespace.pattern.meets(pattern)) {
+                let can = namespace.can.as_ref().unwrap_or(&settings.default_can);
+                may &= covers(can, pattern) || covers(can, &namespace.pattern);
+                if namespace.pattern.covers(pattern) {
+                    // No later one counts.
+                    is_rest = false;
+                    break;
+                }
+            }
+            may &= !is_rest || covers(&settings.default_can, pattern);
+        }
+        if may {
+            return Ok(());
+        }
+        let pattern = pattern.as_str();
+        Err(forbidden(format!("this token may not watch all that `{pattern}` means; `can.watch` names what it may")))
     }
 
     /// Whether the caller may ask for everybody.
@@ -594,13 +639,7 @@ impl Session {
         since: Option<Version>,
         wake: &Arc<dyn Wake>,
     ) -> Watch {
-        let namespace = self.core.settings.namespace(&channel).filter(|_| !self.is_of_server);
-        let most = namespace.and_then(|namespace| namespace.level);
-        let level = match (level, most) {
-            (_, Some(Level::Occupancy)) => Level::Occupancy,
-            (Level::Connections, Some(Level::Users)) => Level::Users,
-            (level, _) => level,
-        };
+        let level = if self.is_of_server { level } else { self.core.settings.level_in(&channel, level) };
         let mirror = self.core.mirrors.watch(&RosterKey::Channel(channel.clone()), level, wake);
         let listening = mirror.listen(self.connection.clone());
         Watch { channel, mirror, cursor: Cursor::new(level, least, since), listening, wake: wake.clone() }

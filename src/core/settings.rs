@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::error::{Code, Error};
 use crate::domain::{
+    level::Level,
     name::ChannelName,
     principal::Capabilities,
     settings::{Limits, Namespace, Presence},
@@ -29,6 +30,16 @@ pub struct Settings {
 }
 
 impl Settings {
+    /// As much as watchers are told of a channel who ask for this level.
+    pub fn level_in(&self, channel: &ChannelName, level: Level) -> Level {
+        let most = self.namespace(channel).and_then(|namespace| namespace.level);
+        match (level, most) {
+            (_, Some(Level::Occupancy)) => Level::Occupancy,
+            (Level::Connections, Some(Level::Users)) => Level::Users,
+            (level, _) => level,
+        }
+    }
+
     /// What differs for a channel.
     pub fn namespace(&self, channel: &ChannelName) -> Option<&Namespace> {
         Namespace::of(&self.namespaces, channel.as_str())

@@ -15,8 +15,8 @@ use super::{
     ws::wire,
 };
 use crate::{
-    core::{Copy, Delivery, UserWatch, Wake, Watch},
-    domain::{level::Level, name::ChannelName},
+    core::{Cause, Copy, Delivery, PatternDelivery, PatternWatch, UserWatch, Wake, Watch},
+    domain::{level::Level, name::ChannelName, pattern::Pattern},
     metrics::{Because, Metrics},
 };
 
@@ -28,9 +28,10 @@ pub struct Outbox {
     /// Answers to operations; bounded, for the socket asks for no further operation while one waits here.
     replies: VecDeque<Bytes>,
     /// The snapshot of which pages are still to come.
-    paging: Option<(ChannelName, Pages)>,
+    paging: Option<(Source, Pages)>,
     watches: BTreeMap<ChannelName, Watch>,
     users: Option<UserWatch>,
+    patterns: BTreeMap<Pattern, PatternWatch>,
     sources: HashMap<u64, Source>,
     dirty: BTreeSet<Source>,
     /// Whose frame was the last: the next one's turn follows, so that a busy channel does not starve others on a slow socket.
@@ -44,6 +45,8 @@ enum Source {
     Users,
     /// A watched channel.
     Channel(ChannelName),
+    /// The channels of a watched pattern.
+    Pattern(Pattern),
 }
 
 /// The pages of one snapshot that are still to come.
@@ -81,6 +84,7 @@ impl Outbox {
             paging: None,
             watches: BTreeMap::new(),
             users: None,
+            patterns: BTreeMap::new(),
             sources: HashMap::new(),
             dirty: BTreeSet::new(),
             last: None,
@@ -106,7 +110,7 @@ impl Outbox {
     /// What a watch began with is given up while its pages are still being read, when nothing follows on it any more: only copies are kept for so long.
     /// Every list is, when the channel has become too large for one.
     fn give_up_pages(&mut self) {
-        if let Some((channel, pages)) = &self.paging
+        if let Some((Source::Channel(channel), pages)) = &self.paging
             && let Some(watch) = self.watches.get_mut(channel)
             && (watch.gives_up_list() || (matches!(pages, Pages::First(_)) && watch.gives_up()))
         {
@@ -156,7 +160,39 @@ impl Outbox {
         self.hub.unlisten(watch.mirror_id(), self.seat);
         self.sources.remove(&watch.mirror_id());
         self.dirty.remove(&Source::Channel(channel.clone()));
-        self.paging.take_if(|(paging, _)| paging == channel);
+        self.paging.take_if(|(paging, _)| *paging == Source::Channel(channel.clone()));
+        true
+    }
+
+    /// How many patterns are watched.
+    pub fn patterns_watched(&self) -> usize {
+        self.patterns.len()
+    }
+
+    /// Whether a pattern is watched.
+    pub fn watches_pattern(&self, pattern: &Pattern) -> bool {
+        self.patterns.contains_key(pattern)
+    }
+
+    /// A watch over a pattern begins; one over the same ends.
+    pub fn watch_pattern(&mut self, watch: PatternWatch) {
+        let pattern = watch.pattern().clone();
+        self.unwatch_pattern(&pattern);
+        let source = Source::Pattern(pattern.clone());
+        self.hub.listen(watch.id(), self.seat, &self.ear);
+        self.sources.insert(watch.id(), source.clone());
+        self.dirty.insert(source);
+        self.patterns.insert(pattern, watch);
+    }
+
+    /// A watch over a pattern ends, at once. Returns whether there was one.
+    pub fn unwatch_pattern(&mut self, pattern: &Pattern) -> bool {
+        let Some(watch) = self.patterns.remove(pattern) else { return false };
+        self.hub.unlisten(watch.id(), self.seat);
+        self.sources.remove(&watch.id());
+        let source = Source::Pattern(pattern.clone());
+        self.dirty.remove(&source);
+        self.paging.take_if(|(paging, _)| *paging == source);
         true
     }
 
@@ -181,8 +217,8 @@ impl Outbox {
             return Some(reply);
         }
         self.give_up_pages();
-        if let Some((channel, pages)) = self.paging.take() {
-            return self.page(channel, pages);
+        if let Some((source, pages)) = self.paging.take() {
+            return self.page(source, pages);
         }
         while let Some(source) = self.next_in_turn() {
             let channel = match &source {
@@ -193,6 +229,13 @@ impl Outbox {
                         return Some(told::users(&frame));
                     }
                     self.dirty.remove(&source);
+                    continue;
+                }
+                Source::Pattern(pattern) => {
+                    let pattern = pattern.clone();
+                    if let Some(frame) = self.next_of_pattern(source, &pattern, metrics) {
+                        return Some(frame);
+                    }
                     continue;
                 }
             };
@@ -219,12 +262,12 @@ impl Outbox {
                 Some(Delivery::Snapshot(snapshot)) => {
                     let pages = snapshot.encoded.get(|| wire::snapshot(&channel, &snapshot, None));
                     let pages = Pages::First(pages.iter().cloned().collect());
-                    return self.begin(channel, pages, "first", metrics);
+                    return self.begin(source, pages, "first", metrics);
                 }
                 Some(Delivery::Copy(copy)) => {
                     let cause = copy.cause();
                     copy.pages(|snapshot| wire::snapshot(&channel, snapshot, Some(cause)));
-                    return self.begin(channel, Pages::Copy(copy, 0), cause.as_str(), metrics);
+                    return self.begin(source, Pages::Copy(copy, 0), cause.as_str(), metrics);
                 }
             }
         }
@@ -234,17 +277,42 @@ impl Outbox {
 
 impl Outbox {
     /// Begins a snapshot: its first page.
-    fn begin(&mut self, channel: ChannelName, pages: Pages, reason: &'static str, metrics: &Metrics) -> Option<Bytes> {
+    fn begin(&mut self, source: Source, pages: Pages, reason: &'static str, metrics: &Metrics) -> Option<Bytes> {
         metrics.snapshots.get_or_create(&Because { reason }).inc();
-        self.last = Some(Source::Channel(channel.clone()));
-        self.page(channel, pages)
+        self.last = Some(source.clone());
+        self.page(source, pages)
     }
 
     /// The next page. With the last one the snapshot is let go, before that has left.
-    fn page(&mut self, channel: ChannelName, mut pages: Pages) -> Option<Bytes> {
+    fn page(&mut self, source: Source, mut pages: Pages) -> Option<Bytes> {
         let (page, more) = pages.next()?;
-        self.paging = more.then_some((channel, pages));
+        self.paging = more.then_some((source, pages));
         Some(page)
+    }
+
+    /// The next frame of a pattern; without one it waits for news.
+    fn next_of_pattern(&mut self, source: Source, pattern: &Pattern, metrics: &Metrics) -> Option<Bytes> {
+        match self.patterns.get_mut(pattern).and_then(PatternWatch::deliver) {
+            None => {
+                self.dirty.remove(&source);
+                None
+            }
+            Some(PatternDelivery::Frame(told)) => {
+                self.last = Some(source);
+                let encode = || vec![wire::pattern_delta(pattern, &told.channel, &told.frame)];
+                told.encoded.get(encode).first().cloned()
+            }
+            Some(PatternDelivery::Channels(channels, cause)) => {
+                let encoded = if cause.is_some() { &channels.encoded_again } else { &channels.encoded };
+                let pages = encoded.get(|| told::channels(pattern, &channels, cause));
+                let pages = Pages::First(pages.iter().cloned().collect());
+                self.begin(source, pages, cause.map_or("first", Cause::as_str), metrics)
+            }
+            Some(PatternDelivery::Over) => {
+                self.unwatch_pattern(pattern);
+                Some(told::unwatched(pattern))
+            }
+        }
     }
 
     fn next_in_turn(&self) -> Option<Source> {

@@ -3,7 +3,7 @@
 use super::outbox::Outbox;
 use crate::{
     core::{Code, Error, Session},
-    domain::{name::UserName, settings::Limits},
+    domain::{name::UserName, pattern::Pattern, settings::Limits},
 };
 
 /// Watches these users too. Returns how many are watched by name then.
@@ -36,4 +36,16 @@ pub fn not_everybody(outbox: &Outbox) -> Result<(), Error> {
         true => Ok(()),
         false => Err(Error::new(Code::Conflict, "`all_users` is not watched")),
     }
+}
+
+/// Whether another pattern may be watched, or this one again.
+///
+/// # Errors
+/// [`Code::Limit`].
+pub fn may_watch_pattern(outbox: &Outbox, limits: &Limits, pattern: &Pattern) -> Result<(), Error> {
+    let most = limits.watched_patterns;
+    if outbox.patterns_watched() < most || outbox.watches_pattern(pattern) {
+        return Ok(());
+    }
+    Err(Error::new(Code::Limit, format!("a connection watches at most {most} patterns; unwatch one first")))
 }

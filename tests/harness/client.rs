@@ -2,6 +2,7 @@
 
 mod again;
 mod books;
+mod patterns;
 mod seen;
 mod told;
 
@@ -23,6 +24,7 @@ use tokio_tungstenite::tungstenite::{self, Message, client::IntoClientRequest as
 
 pub use books::{Closed, OpError, Received};
 use books::{Sent, Shared, Socket, close, read};
+pub use patterns::PatternView;
 pub use told::Told;
 
 use super::{DEADLINE, token, view::Level};

@@ -35,7 +35,7 @@ mod view;
 
 pub use backend::Backend;
 pub use child::Signal;
-pub use client::{Client, Closed, OpError, Received, Told};
+pub use client::{Client, Closed, OpError, PatternView, Received, Told};
 pub use clock::HostClock;
 pub use cluster::Cluster;
 pub use crowd::{Crowd, Doors, Farewell, Person, Plan, Visit};

@@ -39,7 +39,7 @@ pub enum Lists {
 
 impl Lists {
     /// How much is shown of those who are in them, bytes.
-    pub(super) fn bytes(&self) -> usize {
+    pub(crate) fn bytes(&self) -> usize {
         let of = |shown: &Shown| shown.state.get().len() + shown.info.as_ref().map_or(0, |info| info.get().len());
         match self {
             Self::Users(UserDelta { join, update, leave }) => {
@@ -110,6 +110,7 @@ pub struct Snapshot {
 #[derive(Debug)]
 pub struct Copy {
     cause: Cause,
+    state: (Version, Occupancy),
     snapshot: Mutex<Option<Arc<Snapshot>>>,
     pages: Encoded,
     /// For those who look at it and not at its pages.
@@ -121,6 +122,7 @@ impl Copy {
     pub(super) fn of(snapshot: Arc<Snapshot>, cause: Cause) -> Self {
         Self {
             cause,
+            state: (snapshot.version.clone(), snapshot.occupancy),
             #[cfg(test)]
             whole: snapshot.clone(),
             snapshot: Mutex::new(Some(snapshot)),
@@ -131,6 +133,11 @@ impl Copy {
     #[cfg(test)]
     pub(crate) fn whole(&self) -> &Snapshot {
         &self.whole
+    }
+
+    /// The version and the counts.
+    pub(crate) fn state(&self) -> (Version, Occupancy) {
+        self.state.clone()
     }
 
     /// Why it is sent.

@@ -499,7 +499,7 @@ impl Socket {
     }
 
     /// Begins a command of the session; the next frame is read when it is answered.
-    fn start(&mut self, id: Option<u64>, command: Command) {
+    pub(super) fn start(&mut self, id: Option<u64>, command: Command) {
         let wake = self.outbox.hub().wake().clone();
         self.ask(move |_, mut session| async move {
             let answer = match session.execute(command, &wake).await {
@@ -559,6 +559,11 @@ impl Socket {
                     Reply::Watching(watch) => {
                         self.answer(id, &serde_json::json!({ "channel": watch.channel(), "level": watch.level() }));
                         self.outbox.watch(watch);
+                    }
+                    Reply::WatchingPattern(watch) => {
+                        let (pattern, level) = (watch.pattern(), watch.level());
+                        self.answer(id, &serde_json::json!({ "pattern": pattern, "level": level }));
+                        self.outbox.watch_pattern(watch);
                     }
                     Reply::Done => self.answer(id, &serde_json::json!({})),
                 }

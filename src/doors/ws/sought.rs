@@ -1,4 +1,4 @@
-//! What a client wants to be told about, or no more: a channel, users, or everybody.
+//! What a client wants to be told about, or no more: a channel, users, everybody, the channels of a pattern.
 
 use serde::Deserialize;
 use serde_json::{Map, Value};
@@ -9,6 +9,7 @@ use crate::{
     domain::{
         level::Level,
         name::{ChannelName, UserName},
+        pattern::Pattern,
         version::{Epoch, Version},
     },
 };
@@ -29,6 +30,13 @@ pub enum Sought {
     Users(Vec<UserName>),
     /// Everybody who comes and goes.
     Everybody,
+    /// The occupied channels that a pattern means.
+    Pattern {
+        /// Which.
+        pattern: Pattern,
+        /// How much.
+        level: Level,
+    },
 }
 
 #[derive(Deserialize)]
@@ -37,6 +45,7 @@ struct WatchShape {
     channel: Option<Channel>,
     users: Option<Vec<UserName>>,
     all_users: Option<bool>,
+    pattern: Option<String>,
     level: Option<Level>,
     since: Option<Map<String, Value>>,
 }
@@ -47,6 +56,7 @@ struct UnwatchShape {
     channel: Option<Channel>,
     users: Option<Vec<UserName>>,
     all_users: Option<bool>,
+    pattern: Option<String>,
 }
 
 /// Reads the fields of `watch`.
@@ -54,15 +64,15 @@ struct UnwatchShape {
 /// # Errors
 /// [`Code::BadRequest`] and [`Code::TooLarge`].
 pub fn watch(object: Map<String, Value>) -> Result<Sought, Error> {
-    let WatchShape { channel, users, all_users, level, since } = shape(object).map_err(bad)?;
+    let WatchShape { channel, users, all_users, pattern, level, since } = shape(object).map_err(bad)?;
     if since.is_some() && channel.is_none() {
         return Err(bad("`since` belongs to a `channel`"));
     }
-    if level.is_some() && channel.is_none() {
-        return Err(bad("`level` belongs to a `channel`"));
+    if level.is_some() && channel.is_none() && pattern.is_none() {
+        return Err(bad("`level` belongs to a `channel` or a `pattern`"));
     }
     let level = level.unwrap_or_default();
-    let sought = sought(channel, users, all_users, level)?;
+    let sought = sought(channel, users, all_users, pattern, level)?;
     let since = since.map(shape::<SinceShape>).transpose().map_err(|why| bad(format!("`since`: {why}")))?;
     Ok(match sought {
         Sought::Channel { channel, .. } => {
@@ -80,25 +90,30 @@ pub fn watch(object: Map<String, Value>) -> Result<Sought, Error> {
 /// # Errors
 /// As those of [`watch`].
 pub fn unwatch(object: Map<String, Value>) -> Result<Sought, Error> {
-    let UnwatchShape { channel, users, all_users } = shape(object).map_err(bad)?;
-    sought(channel, users, all_users, Level::default())
+    let UnwatchShape { channel, users, all_users, pattern } = shape(object).map_err(bad)?;
+    sought(channel, users, all_users, pattern, Level::default())
 }
 
 fn sought(
     channel: Option<Channel>,
     users: Option<Vec<UserName>>,
     all_users: Option<bool>,
+    pattern: Option<String>,
     level: Level,
 ) -> Result<Sought, Error> {
-    match (channel, users, all_users) {
-        (Some(channel), None, None) => Ok(Sought::Channel { channel: channel.0, level, since: None }),
-        (None, Some(users), None) if users.len() > MOST_USERS => {
+    match (channel, users, all_users, pattern) {
+        (Some(channel), None, None, None) => Ok(Sought::Channel { channel: channel.0, level, since: None }),
+        (None, Some(users), None, None) if users.len() > MOST_USERS => {
             Err(Error::new(Code::TooLarge, format!("`users` has at most {MOST_USERS} names")))
         }
-        (None, Some(users), None) => Ok(Sought::Users(users)),
-        (None, None, Some(true)) => Ok(Sought::Everybody),
-        (None, None, Some(false)) => Err(bad("`all_users` is true; `unwatch` takes it back")),
-        _ => Err(bad("one of `channel`, `users` and `all_users` says what")),
+        (None, Some(users), None, None) => Ok(Sought::Users(users)),
+        (None, None, Some(true), None) => Ok(Sought::Everybody),
+        (None, None, Some(false), None) => Err(bad("`all_users` is true; `unwatch` takes it back")),
+        (None, None, None, Some(pattern)) => {
+            let pattern = Pattern::parse(&pattern).map_err(|why| bad(format!("`pattern`: {why}")))?;
+            Ok(Sought::Pattern { pattern, level })
+        }
+        _ => Err(bad("one of `channel`, `users`, `all_users` and `pattern` says what")),
     }
 }
 

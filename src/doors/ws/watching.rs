@@ -4,13 +4,20 @@ use serde_json::{Value, json};
 
 use super::{socket::Socket, sought::Sought};
 use crate::{
-    core::{Code, Error},
+    core::{Code, Command, Error},
     doors::watching,
 };
 
 impl Socket {
     /// A watch over something else than a channel begins or grows.
     pub(super) fn watch_more(&mut self, id: Option<u64>, sought: Sought) {
+        if let Sought::Pattern { pattern, level } = sought {
+            match watching::may_watch_pattern(&self.outbox, &self.doors.limits, &pattern) {
+                Ok(()) => self.start(id, Command::WatchPattern { pattern, level }),
+                Err(error) => self.refuse(id, &error),
+            }
+            return;
+        }
         let done = self.begin_watching(sought);
         self.tell(id, done);
     }
@@ -25,6 +32,10 @@ impl Socket {
             Sought::Users(users) => {
                 Ok(json!({ "watching": self.outbox.users().map_or(0, |watch| watch.remove(&users)) }))
             }
+            Sought::Pattern { pattern, .. } => match self.outbox.unwatch_pattern(&pattern) {
+                true => Ok(json!({ "pattern": pattern })),
+                false => Err(Error::new(Code::Conflict, format!("`{}` is not watched", pattern.as_str()))),
+            },
             Sought::Everybody => watching::not_everybody(&self.outbox).map(|()| json!({ "all_users": false })),
         };
         self.tell(id, done);
@@ -33,7 +44,7 @@ impl Socket {
     fn begin_watching(&mut self, sought: Sought) -> Result<Value, Error> {
         let session = self.session.as_ref().expect("nothing is watched before the hello");
         match sought {
-            Sought::Channel { .. } => unreachable!("a channel is watched by the session"),
+            Sought::Channel { .. } | Sought::Pattern { .. } => unreachable!("channels are watched by the session"),
             Sought::Users(users) => {
                 let count = watching::users(session, &mut self.outbox, &self.doors.limits, &users)?;
                 Ok(json!({ "watching": count }))

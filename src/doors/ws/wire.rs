@@ -16,6 +16,7 @@ use crate::{
         member::{Occupancy, Reason},
         mode::Mode,
         name::{ChannelName, ConnectionId, UserName},
+        pattern::Pattern,
         person::Choice,
         settings::MAX_GRACE_MS,
         version::{Epoch, Version},
@@ -440,6 +441,8 @@ enum Event<'a> {
         time: u64,
     },
     Delta {
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pattern: Option<&'a Pattern>,
         channel: &'a ChannelName,
         mode: Mode,
         epoch: &'a Epoch,
@@ -486,6 +489,15 @@ enum Event<'a> {
 
 /// A change.
 pub fn delta(channel: &ChannelName, frame: &Frame) -> Bytes {
+    delta_of(None, channel, frame)
+}
+
+/// A change of a channel for those who watch a pattern that means it.
+pub fn pattern_delta(pattern: &Pattern, channel: &ChannelName, frame: &Frame) -> Bytes {
+    delta_of(Some(pattern), channel, frame)
+}
+
+fn delta_of(pattern: Option<&Pattern>, channel: &ChannelName, frame: &Frame) -> Bytes {
     let (join, update, leave) = match &frame.lists {
         Lists::Users(delta) => (
             delta.join.iter().map(MemberShape::from).collect(),
@@ -500,6 +512,7 @@ pub fn delta(channel: &ChannelName, frame: &Frame) -> Bytes {
         Lists::Occupancy => (Vec::new(), Vec::new(), Vec::new()),
     };
     encode(&Event::Delta {
+        pattern,
         channel,
         mode: frame.mode,
         epoch: &frame.to.epoch,

@@ -14,7 +14,10 @@ use tokio::{
 };
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, tungstenite::Message};
 
-use super::super::view::{Level, View};
+use super::{
+    super::view::{Level, View},
+    patterns::PatternView,
+};
 
 pub type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
 
@@ -48,6 +51,8 @@ pub(super) enum Sent {
     Leave { channel: String },
     Watch { channel: String, level: Level, since: bool },
     Unwatch { channel: String },
+    WatchPattern { pattern: String },
+    UnwatchPattern { pattern: String },
     Other,
 }
 
@@ -55,6 +60,7 @@ pub(super) enum Sent {
 pub(super) struct Books {
     pub(super) pending: HashMap<u64, (Sent, oneshot::Sender<Result<Value, OpError>>)>,
     pub(super) views: BTreeMap<String, View>,
+    pub(super) patterns: BTreeMap<String, PatternView>,
     pub(super) received: Vec<Received>,
     pub(super) violations: Vec<String>,
     pub(super) welcome: Value,
@@ -92,7 +98,12 @@ impl OpError {
 impl Sent {
     pub(super) fn of(operation: &Value) -> Self {
         let channel = operation["channel"].as_str().map(str::to_owned);
+        let pattern = operation["pattern"].as_str().map(str::to_owned);
         match (operation["op"].as_str(), channel) {
+            (Some("watch"), None) if pattern.is_some() => Self::WatchPattern { pattern: pattern.unwrap_or_default() },
+            (Some("unwatch"), None) if pattern.is_some() => {
+                Self::UnwatchPattern { pattern: pattern.unwrap_or_default() }
+            }
             (Some("hello"), _) => Self::Hello,
             (Some("join"), Some(channel)) => Self::Join { channel, watch: operation["watch"] == true },
             (Some("leave"), Some(channel)) => Self::Leave { channel },
@@ -192,7 +203,19 @@ impl Books {
         if let Some(id) = frame["id"].as_u64().filter(|_| frame.get("event").is_none()) {
             return self.answer(id, &frame);
         }
-        if matches!(frame["event"].as_str(), Some("snapshot" | "delta")) {
+        if let Some(pattern) = frame["pattern"].as_str() {
+            let checked = match (self.patterns.get_mut(pattern), frame["event"].as_str()) {
+                (Some(_), Some("unwatched")) => {
+                    self.patterns.remove(pattern);
+                    Ok(())
+                }
+                (Some(view), _) => view.take(&frame),
+                (None, _) => Err("nobody watches this pattern".to_owned()),
+            };
+            if let Err(wrong) = checked {
+                self.violations.push(format!("{wrong}: {frame}"));
+            }
+        } else if matches!(frame["event"].as_str(), Some("snapshot" | "delta")) {
             let channel = frame["channel"].as_str().unwrap_or_default();
             let checked = match self.views.get_mut(channel) {
                 Some(view) => view.take(&frame),
@@ -251,6 +274,12 @@ impl Books {
             Sent::Watch { channel, level, since } => self.watched(&channel, level, since),
             Sent::Unwatch { channel } => {
                 self.views.remove(&channel);
+            }
+            Sent::WatchPattern { pattern } => {
+                self.patterns.insert(pattern, PatternView::default());
+            }
+            Sent::UnwatchPattern { pattern } => {
+                self.patterns.remove(&pattern);
             }
             Sent::Leave { .. } | Sent::Other => {}
         }
