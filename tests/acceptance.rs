@@ -54,8 +54,8 @@ fn events(client: &Client, event: &str, channel: Option<&str>) -> Vec<Value> {
 /// The latest that a client was told of a user.
 fn told_of(client: &Client, user: &str) -> Option<Value> {
     let frames = events(client, "users", None);
-    let entries = frames.iter().flat_map(|frame| frame["users"].as_array().cloned().unwrap_or_default());
-    entries.filter(|entry| entry["user"] == user).next_back()
+    let mut entries = frames.iter().flat_map(|frame| frame["users"].as_array().cloned().unwrap_or_default());
+    entries.rfind(|entry| entry["user"] == user)
 }
 
 /// How often a client was told of a user.

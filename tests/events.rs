@@ -79,8 +79,8 @@ async fn a_listener_gets_the_snapshot_and_then_every_change_wherever_it_happens(
 
 /// How a user is as the last event said.
 fn status(events: &Events, user: &str) -> Option<Value> {
-    let told = events.seen.iter().flat_map(|event| event.data["users"].as_array().cloned().unwrap_or_default());
-    told.filter(|told| told["user"] == user).last().map(|told| told["status"].clone())
+    let mut told = events.seen.iter().flat_map(|event| event.data["users"].as_array().cloned().unwrap_or_default());
+    told.rfind(|told| told["user"] == user).map(|told| told["status"].clone())
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -173,6 +173,16 @@ async fn a_status_goes_through_a_resume_on_another_instance_without_an_event() {
         .await;
 }
 
+/// Whether a client was told of all these users.
+fn told_of(client: &Client, users: &[&str]) -> bool {
+    let events = client.events("users");
+    let told = |user: &&str| {
+        let lists = events.iter().filter_map(|event| event.frame["users"].as_array());
+        lists.flatten().any(|entry| entry["user"] == **user)
+    };
+    users.iter().all(told)
+}
+
 /// Everything that a client was sent, without what differs in every run, and when.
 async fn trace(pair: &Pair, with_ghost: bool) -> Vec<Value> {
     let room = if with_ghost { "room:a" } else { "room:b" };
@@ -187,6 +197,15 @@ async fn trace(pair: &Pair, with_ghost: bool) -> Vec<Value> {
     let observer = Client::hello_as(&pair.two.url(), "observer").await;
     observer.join_watching(room, json!({})).await.unwrap();
     observer.until("herself", |observer| observer.users(room) == ["observer"]).await;
+    // By name, with everybody, and by the name of the channel as a pattern.
+    observer.op(json!({"op": "watch", "users": ["ghost"]})).await.unwrap();
+    observer.op(json!({"op": "watch", "all_users": true})).await.unwrap();
+    observer.op(json!({"op": "watch", "pattern": room})).await.unwrap();
+    observer
+        .until("all of them have begun", |observer| {
+            !observer.events("channels").is_empty() && told_of(observer, &["ghost", "observer"])
+        })
+        .await;
     let mut answers = Vec::new();
     // The ghost comes, joins, changes, types its state, breaks, comes back and goes.
     if ghost.is_some() {
@@ -222,13 +241,23 @@ async fn trace(pair: &Pair, with_ghost: bool) -> Vec<Value> {
     }
     let other = Client::hello_as(&pair.one.url(), "other").await;
     other.join(room, json!({})).await.unwrap();
-    observer.until("the other", |observer| observer.users(room) == ["observer", "other"]).await;
+    observer
+        .until("the other", |observer| observer.users(room) == ["observer", "other"] && told_of(observer, &["other"]))
+        .await;
     answers.push(observer.get(room).await.unwrap());
     answers.push(observer.get_users(&["ghost"]).await.unwrap());
     observer.op(json!({"op": "bye"})).await.unwrap();
-    let frames =
-        observer.received().into_iter().map(|received| received.frame).filter(|frame| frame.get("event").is_some());
-    let text = Value::Array(frames.chain(answers).collect()).to_string().replace(room, "room");
+    other.bye().await.unwrap();
+    eventually(DEADLINE, async || pair.user("other").await["status"] == "offline").await;
+    // Which people come in one frame is a matter of the moment, and so is whether what watches in two ways is told first in the one.
+    let frames = observer.received().into_iter().map(|received| received.frame);
+    let events: Vec<Value> = frames.filter(|frame| frame.get("event").is_some()).collect();
+    let of_people = |frame: &&Value| frame["event"] == "users";
+    let people = events.iter().filter(of_people).flat_map(|frame| frame["users"].as_array().cloned().unwrap());
+    let by_pattern = events.iter().filter(|frame| frame.get("pattern").is_some()).cloned();
+    let others = events.iter().filter(|frame| !of_people(frame) && frame.get("pattern").is_none()).cloned();
+    let text =
+        Value::Array(others.chain(by_pattern).chain(people).chain(answers).collect()).to_string().replace(room, "room");
     let mut all: Value = serde_json::from_str(&text).unwrap();
     forget_times(&mut all);
     all.as_array().unwrap().clone()
