@@ -421,6 +421,9 @@ impl Session {
             }
             Command::WatchPattern { pattern, level } => {
                 self.may_watch_pattern(&pattern)?;
+                if let Ok(channel) = ChannelName::parse(pattern.as_str()) {
+                    self.core.settings.check_presence(&channel)?;
+                }
                 let watch = self.core.patterns.watch(&pattern, level, !self.is_of_server, wake).await?;
                 Ok(Reply::WatchingPattern(watch))
             }

@@ -8,6 +8,7 @@ use crate::{
     domain::{
         level::Level,
         name::{ChannelName, UserName},
+        pattern::Pattern,
         version::Version,
     },
     doors::problem::Problem,
@@ -22,6 +23,7 @@ pub struct Parameters {
     users: Option<String>,
     /// True: everybody.
     all_users: Option<bool>,
+    pattern: Option<Pattern>,
     level: Option<Level>,
     last_event_id: Option<String>,
     ticket: Option<String>,
@@ -52,6 +54,13 @@ pub enum Wanted {
     Users(Vec<UserName>),
     /// How everybody is.
     Everybody,
+    /// The occupied channels that a pattern means.
+    Pattern {
+        /// Which.
+        pattern: Pattern,
+        /// How much of each.
+        level: Level,
+    },
 }
 
 impl Parameters {
@@ -61,23 +70,28 @@ impl Parameters {
     /// A sentence that says which parameters do not go together.
     pub fn read(self, headers: &HeaderMap) -> Result<Asked, Problem> {
         let bad = |why: &str| Problem::bad_request(format!("the query: {why}"));
-        if self.channel.is_none() && (self.level.is_some() || self.last_event_id.is_some()) {
-            return Err(bad("`level` and `last_event_id` belong to a `channel`"));
+        if self.level.is_some() && self.channel.is_none() && self.pattern.is_none() {
+            return Err(bad("`level` belongs to a `channel` or a `pattern`"));
         }
-        let wanted = match (self.channel, self.users, self.all_users) {
-            (Some(channel), None, None) => {
+        if self.last_event_id.is_some() && self.channel.is_none() {
+            return Err(bad("`last_event_id` belongs to a `channel`"));
+        }
+        let level = self.level.unwrap_or_default();
+        let wanted = match (self.channel, self.users, self.pattern, self.all_users) {
+            (Some(channel), None, None, None) => {
                 let by_hand = self.last_event_id.as_deref().map(|id| {
                     event::parse_id(id).ok_or_else(|| bad("`last_event_id` is the id of an event: `epoch:version`"))
                 });
                 let by_hand = by_hand.transpose()?;
                 // What a browser sends is newer than what stands in the address that it uses each time. An id of something else is as good as none.
                 let header = headers.get("last-event-id").and_then(|id| event::parse_id(id.to_str().ok()?));
-                Wanted::Channel { channel, level: self.level.unwrap_or_default(), since: header.or(by_hand) }
+                Wanted::Channel { channel, level, since: header.or(by_hand) }
             }
-            (None, Some(users), None) => Wanted::Users(names(&users)?),
-            (None, None, Some(true)) => Wanted::Everybody,
-            (None, None, Some(false)) => return Err(bad("`all_users` is `true` or left out")),
-            _ => return Err(bad("one of `channel`, `users` and `all_users` says what to listen to")),
+            (None, Some(users), None, None) => Wanted::Users(names(&users)?),
+            (None, None, Some(pattern), None) => Wanted::Pattern { pattern, level },
+            (None, None, None, Some(true)) => Wanted::Everybody,
+            (None, None, None, Some(false)) => return Err(bad("`all_users` is `true` or left out")),
+            _ => return Err(bad("one of `channel`, `users`, `pattern` and `all_users` says what to listen to")),
         };
         Ok(Asked { wanted, ticket: self.ticket })
     }

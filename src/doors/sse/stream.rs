@@ -30,6 +30,8 @@ pub struct Stream {
     inlet: Inlet,
     /// Whether events have ids by which the stream can be gone on with.
     has_ids: bool,
+    /// Whether it listens to a pattern, which may come to mean more than anybody is told.
+    has_pattern: bool,
     /// When something was written last.
     written_at: Instant,
     reconnect_at: Option<Instant>,
@@ -44,25 +46,48 @@ impl Stream {
     /// What the caller is told: it may not, or there is no such thing.
     pub async fn begin(doors: Data<Doors>, mut session: Session, wanted: &Wanted) -> Result<(Outlet, Self), Error> {
         let mut outbox = Outbox::on_this_worker();
-        let has_ids = matches!(wanted, Wanted::Channel { .. });
-        match wanted {
+        let (has_ids, has_pattern) =
+            (matches!(wanted, Wanted::Channel { .. }), matches!(wanted, Wanted::Pattern { .. }));
+        let command = match wanted {
             Wanted::Channel { channel, level, since } => {
-                let wake = outbox.hub().wake().clone();
-                let command = Command::Watch { channel: channel.clone(), level: *level, since: since.clone() };
-                if let Reply::Watching(watch) = session.execute(command, &wake).await? {
-                    outbox.watch(watch);
-                }
+                Some(Command::Watch { channel: channel.clone(), level: *level, since: since.clone() })
+            }
+            Wanted::Pattern { pattern, level } => {
+                watching::may_watch_pattern(&outbox, &doors.limits, pattern)?;
+                Some(Command::WatchPattern { pattern: pattern.clone(), level: *level })
             }
             Wanted::Users(users) => {
                 watching::users(&session, &mut outbox, &doors.limits, users)?;
+                None
             }
-            Wanted::Everybody => watching::everybody(&session, &mut outbox)?,
+            Wanted::Everybody => {
+                watching::everybody(&session, &mut outbox)?;
+                None
+            }
+        };
+        let wake = outbox.hub().wake().clone();
+        if let Some(command) = command {
+            match session.execute(command, &wake).await? {
+                Reply::Watching(watch) => outbox.watch(watch),
+                Reply::WatchingPattern(watch) => outbox.watch_pattern(watch),
+                Reply::Changed { .. } | Reply::Done => unreachable!("a watch is answered by a watch"),
+            }
         }
         let (inlet, outlet) = pipe();
         let written_at = Instant::now();
         Ok((
             outlet,
-            Self { doors, session, outbox, inlet, has_ids, written_at, reconnect_at: None, said: Arc::default() },
+            Self {
+                doors,
+                session,
+                outbox,
+                inlet,
+                has_ids,
+                has_pattern,
+                written_at,
+                reconnect_at: None,
+                said: Arc::default(),
+            },
         ))
     }
 
@@ -100,6 +125,10 @@ impl Stream {
                 metrics.frames.inc();
                 event::event(frame, self.has_ids).into_iter().for_each(|part| self.inlet.write(part));
                 self.written_at = Instant::now();
+            }
+            if self.has_pattern && self.outbox.patterns_watched() == 0 {
+                // It was told that it watches no more, and nothing would follow.
+                return Close::Bye;
             }
             let timer = match self.look_at_clock() {
                 Ok(at) => at,
