@@ -289,6 +289,18 @@ impl Session {
     /// # Errors
     /// [`HelloError`]; nothing is left behind then.
     pub async fn open(core: &Arc<Core>, hello: Hello) -> Result<(Self, Welcome), HelloError> {
+        let principal = hello.principal.clone();
+        let opened = Self::come_in(core, hello).await;
+        // Whoever was put out while coming in finds their place gone, and is told why.
+        match (opened, core.bars.may_enter(&principal)) {
+            (Err(HelloError::Other(_)), Err(barred @ (Barred::Banned { .. } | Barred::Revoked))) => {
+                Err(HelloError::Barred(barred))
+            }
+            (opened, _) => opened,
+        }
+    }
+
+    async fn come_in(core: &Arc<Core>, hello: Hello) -> Result<(Self, Welcome), HelloError> {
         let Hello { principal, resume, device, present } = hello;
         core.bars.known().await.map_err(HelloError::Other)?;
         let notices = Arc::default();
