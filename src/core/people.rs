@@ -6,6 +6,8 @@
 
 mod entry;
 mod everybody;
+#[cfg(test)]
+mod tests;
 mod watching;
 
 use std::{
@@ -149,7 +151,7 @@ impl People {
 
     /// The feed told of changes of a user.
     pub fn hear(&self, published: &Published) {
-        let (RosterKey::User(user) | RosterKey::HiddenUser(user)) = &published.roster else { return };
+        let RosterKey::User(user) = &published.roster else { return };
         let mut register = self.lock();
         let Some(slot) = register.names.get(user).copied() else { return };
         self.metrics.published.inc();
@@ -270,10 +272,7 @@ impl People {
                 let entry = register.get_mut(*slot).filter(|entry| entry.id == *id);
                 match (entry, answer) {
                     (Some(entry), Ok(())) => {
-                        match roster.is_hidden() {
-                            true => entry.is_followed_hidden = true,
-                            false => entry.is_followed = true,
-                        }
+                        entry.is_followed = true;
                         self.want_reading(&mut register, *slot);
                     }
                     (None, Ok(())) => self.feed.unfollow(roster),
@@ -403,25 +402,17 @@ impl People {
         for (partition, of_partition) in self.by_partition() {
             for chunk in of_partition.chunks(CHUNK) {
                 let rosters: Vec<RosterKey> = chunk.iter().map(|(_, _, roster)| roster.clone()).collect();
-                match self.store.numbers(partition, &rosters).await {
-                    Ok(numbers) => {
-                        let mut register = self.lock();
-                        for ((slot, id, roster), number) in chunk.iter().zip(&numbers.numbers) {
-                            if register.lags(*slot, *id, roster, &numbers, *number) {
-                                suspects.push((
-                                    *slot,
-                                    *id,
-                                    roster.clone(),
-                                    numbers.epoch.clone(),
-                                    numbers.settling,
-                                    *number,
-                                ));
-                            }
-                        }
-                    }
+                let numbers = match self.store.numbers(partition, &rosters).await {
+                    Ok(numbers) => Arc::new(numbers),
                     Err(error) => {
                         tracing::debug!(%error, partition, "people could not be compared");
                         break;
+                    }
+                };
+                let register = self.lock();
+                for ((slot, id, _), number) in chunk.iter().zip(&numbers.numbers) {
+                    if register.lags(*slot, *id, &numbers, *number) {
+                        suspects.push((*slot, *id, numbers.clone(), *number));
                     }
                 }
             }
@@ -432,9 +423,8 @@ impl People {
         // Once for all of them: after a new epoch everybody is one.
         sleep(ON_ITS_WAY).await;
         let mut register = self.lock();
-        for (slot, id, roster, epoch, settling, number) in suspects {
-            let Some(entry) = register.get_mut(slot).filter(|entry| entry.id == id) else { continue };
-            if roster.is_hidden() || !entry.has(&epoch, settling, number) {
+        for (slot, id, numbers, number) in suspects {
+            if register.lags(slot, id, &numbers, number) {
                 self.want_reading(&mut register, slot);
             }
         }
@@ -448,9 +438,6 @@ impl People {
             let entry = register.entry(slot);
             let of_partition = by_partition.entry(self.partition_of(&entry.user)).or_default();
             of_partition.push((slot, entry.id, RosterKey::User(entry.user.clone())));
-            if entry.is_followed_hidden {
-                of_partition.push((slot, entry.id, RosterKey::HiddenUser(entry.user.clone())));
-            }
         }
         by_partition
     }
@@ -484,11 +471,6 @@ impl Register {
         self.get_mut(slot).expect("whoever has the slot holds the entry")
     }
 
-    /// Whether the user watches themselves, so that what others do not see matters.
-    fn is_own(&self, entry: &Entry) -> bool {
-        entry.watchers.iter().any(|list| self.lists.get(list).is_some_and(|list| list.me.as_ref() == Some(&entry.user)))
-    }
-
     /// Whom to follow next, what to let go, and when to look again.
     fn next_to_follow(&mut self, lane: usize) -> (Vec<Place>, Vec<RosterKey>, Option<Instant>) {
         let now = Instant::now();
@@ -506,14 +488,9 @@ impl Register {
         while wanted.len() < CHUNK
             && let Some(slot) = self.waiting[lane].to_follow.pop_front()
         {
-            let Some(entry) = self.get(slot).filter(|entry| entry.to_follow) else { continue };
-            let is_own = self.is_own(entry) && !entry.is_followed_hidden;
-            let is_new = !entry.is_followed;
-            let entry = self.entry_mut(slot);
+            let Some(entry) = self.get_mut(slot).filter(|entry| entry.to_follow) else { continue };
             entry.to_follow = false;
-            let of = |roster| (slot, entry.id, roster);
-            wanted.extend(is_own.then(|| of(RosterKey::HiddenUser(entry.user.clone()))));
-            wanted.extend(is_new.then(|| of(RosterKey::User(entry.user.clone()))));
+            wanted.push((slot, entry.id, RosterKey::User(entry.user.clone())));
         }
         (wanted, unwanted, until)
     }
@@ -526,9 +503,6 @@ impl Register {
         let waiting = &mut self.waiting[lane];
         if entry.is_followed {
             waiting.to_unfollow.push(RosterKey::User(entry.user.clone()));
-        }
-        if entry.is_followed_hidden {
-            waiting.to_unfollow.push(RosterKey::HiddenUser(entry.user.clone()));
         }
         if let Some(at) = entry.changes_at() {
             waiting.ending.remove(&(at, slot));
@@ -555,17 +529,10 @@ impl Register {
         self.waiting[lane].ending.first().map(|(at, _)| *at)
     }
 
-    /// Whether the store has more of a roster than its entry.
-    fn lags(&mut self, slot: u32, id: u64, roster: &RosterKey, numbers: &Numbers, number: Option<u64>) -> bool {
-        let Some(entry) = self.get_mut(slot).filter(|entry| entry.id == id) else { return false };
-        if !roster.is_hidden() {
-            return !entry.has(&numbers.epoch, numbers.settling, number);
-        }
-        // The number of what others do not see is not read with the person: what was compared last says whether it has moved.
-        let at = Some((numbers.epoch.clone(), number));
-        let lags = entry.hidden_at.is_some() && entry.hidden_at != at;
-        entry.hidden_at = at;
-        lags
+    /// Whether the store has more of a user than the entry.
+    fn lags(&self, slot: u32, id: u64, numbers: &Numbers, number: Option<u64>) -> bool {
+        let entry = self.get(slot).filter(|entry| entry.id == id);
+        entry.is_some_and(|entry| !entry.has(&numbers.epoch, numbers.settling, number))
     }
 
     /// Tells the lists in which a user is what has come of a reading.
@@ -575,10 +542,11 @@ impl Register {
         for number in &entry.watchers {
             let Some(list) = self.lists.get_mut(number) else { continue };
             let is_self = list.me.as_ref() == Some(&entry.user);
+            let is_first = news.first || (is_self && entry.others.is_some() && !news.again && list.has_read_self());
             // Whoever watches everybody too is told once.
             let is_told_by_name = !is_told_to_all || list.all.is_none();
-            let is_told = news.first || if is_self { news.own } else { news.others && is_told_by_name };
-            if is_told && list.changed(slot, news.first) {
+            let is_told = is_first || if is_self { news.own } else { news.others && is_told_by_name };
+            if is_told && list.changed(slot, is_first) {
                 list.wake();
             }
         }

@@ -89,17 +89,15 @@ pub(super) struct Entry {
     pub everybody: bool,
     /// When it goes, if nobody wants it by then.
     pub goes_at: Option<Instant>,
-    /// The feed of what others see is heard, and that of what they do not see.
+    /// The feed of what others see is heard. Of what they do not see only the user is shown anything, by a device that is there itself: it changes nothing
+    /// that is shown without a change of what others see.
     pub is_followed: bool,
-    pub is_followed_hidden: bool,
     /// Waits to be followed or read.
     pub to_follow: bool,
     pub to_read: bool,
     pub is_being_read: bool,
     /// Whose numbers were read last, and which; none before the first reading.
     pub read_at: Option<(Epoch, Option<u64>)>,
-    /// The number of what others do not see, when it was compared last.
-    pub hidden_at: Option<(Epoch, Option<u64>)>,
     /// The epoch settled when it was read.
     pub is_withheld: bool,
     /// An older copy of the store shows something else, and the epoch has not confirmed it.
@@ -124,12 +122,10 @@ impl Entry {
             everybody: false,
             goes_at: None,
             is_followed: false,
-            is_followed_hidden: false,
             to_follow: false,
             to_read: false,
             is_being_read: false,
             read_at: None,
-            hidden_at: None,
             is_withheld: false,
             is_doubted: false,
             removed: Vec::new(),

@@ -26,7 +26,7 @@ use crate::{
 const PAGE: usize = 1_000;
 /// As many who went offline, at least, are remembered for somebody who reads slowly, and as many as are online where those are more. Who is further behind gets
 /// the whole list again.
-const REMEMBERED: usize = 10_000;
+pub(super) const REMEMBERED: usize = if cfg!(test) { 20 } else { 10_000 };
 /// How often it is looked who can be forgotten.
 const FORGET_EVERY: Duration = Duration::from_secs(1);
 

@@ -46,6 +46,8 @@ pub(super) struct List {
     pub(super) users: BTreeSet<u32>,
     /// Those who look different from what was delivered last; never more than are watched.
     dirty: BTreeSet<u32>,
+    /// The user is to be read for themselves: what was read for others may be older than the device that asks.
+    awaits_self: bool,
     /// Watches of whose users some are not known yet: what they begin with is delivered together.
     beginning: Vec<Beginning>,
     /// Where it is among the changes of everybody.
@@ -66,6 +68,11 @@ impl List {
             return self.begun(at);
         }
         self.dirty.insert(slot)
+    }
+
+    /// The user whose list it is was read. Returns whether that was waited for.
+    pub fn has_read_self(&mut self) -> bool {
+        std::mem::take(&mut self.awaits_self)
     }
 
     /// There is something to deliver.
@@ -115,7 +122,10 @@ impl UserWatch {
             used.map_or(0, |(last, _)| last + 1)
         });
         let (users, dirty, beginning) = (BTreeSet::new(), BTreeSet::new(), Vec::new());
-        register.lists.insert(number, List { id, me, wake: wake.clone(), users, dirty, beginning, all: None });
+        register.lists.insert(
+            number,
+            List { id, me, wake: wake.clone(), users, dirty, awaits_self: false, beginning, all: None },
+        );
         drop(register);
         Self { people: people.clone(), number, id }
     }
@@ -146,13 +156,14 @@ impl UserWatch {
         for user in new {
             let slot = self.people.slot_of(register, user);
             let is_self = self.list(register).me.as_ref() == Some(user);
+            self.list_mut(register).awaits_self |= is_self;
             let entry = register.entry_mut(slot);
             entry.watchers.insert(self.number);
             entry.goes_at = None;
             beginning.slots.insert(slot);
-            beginning.unknown += usize::from(entry.others.is_none());
-            if is_self && !entry.is_followed_hidden {
-                self.people.want_following(register, slot);
+            beginning.unknown += usize::from(is_self || entry.others.is_none());
+            if is_self {
+                self.people.want_reading(register, slot);
             }
         }
         let list = self.list_mut(register);
@@ -174,7 +185,9 @@ impl UserWatch {
                 continue;
             }
             let is_known = register.entry(slot).others.is_some();
-            is_news |= self.list_mut(register).remove(slot, is_known);
+            let list = self.list_mut(register);
+            let awaits = list.me.as_ref() == Some(user) && std::mem::take(&mut list.awaits_self);
+            is_news |= list.remove(slot, is_known && !awaits);
             self.people.let_linger(register, slot);
         }
         self.wake_if(register, is_news);
