@@ -1,29 +1,39 @@
 //! A model check over real processes: people do things at random on three instances while a nemesis kills, stops, cuts, freezes and empties, and
-//! afterwards what every watcher was told is compared with what truly happened.
+//! afterwards what every watcher was told is compared with what truly happened: of channels that are large and small in turn, of people wherever they
+//! are, and of who types.
 //!
 //! What happens is drawn from a seed, which is printed: `ROLLCALL_SEED=… cargo test --features test-hooks --test nemesis` draws the same again. When each
 //! thing happens is up to the machine. `ROLLCALL_NEMESIS_S` makes a run longer or shorter.
 
 mod harness;
+#[path = "nemesis/lookout.rs"]
+mod lookout;
 #[path = "nemesis/person.rs"]
 mod person;
 #[path = "nemesis/plague.rs"]
 mod plague;
+#[path = "nemesis/typing.rs"]
+mod typing;
 #[path = "nemesis/watcher.rs"]
 mod watcher;
 #[path = "nemesis/world.rs"]
 mod world;
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use futures_util::future::join_all;
 use harness::{Level, Row, holds_within};
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
+use serde_json::json;
 
+use lookout::{Lookout, Sight};
 use person::Person;
 use plague::Plague;
-use watcher::Watcher;
-use world::{CHANNELS, LAG, PLACES, World};
+use watcher::{Testimony, Watcher};
+use world::{CHANNELS, LAG, ONLINE, PLACES, World};
 
 /// Who is there: some with several devices.
 const PEOPLE: [&str; 8] = ["ann", "ben", "ann", "cat", "dan", "ben", "eve", "ann"];
@@ -51,6 +61,12 @@ async fn run(seed: u64, seconds: u64) -> Summary {
             let watcher = Watcher::begin(&world, place, level).await;
             watching.push(tokio::spawn(watcher.watch()));
         }
+    }
+    let mut looking = Vec::new();
+    for (place, sight) in [(0, Sight::ByName), (1, Sight::Everybody), (2, Sight::ByName), (2, Sight::Everybody)] {
+        let people = PEOPLE.iter().map(|user| (*user).to_owned()).collect();
+        let lookout = Lookout::begin(&world, place, sight, people).await;
+        looking.push(tokio::spawn(lookout.watch()));
     }
     let people: Vec<_> = PEOPLE.iter().map(|user| tokio::spawn(Person::new(&world, user, own()).live())).collect();
     tokio::time::sleep(Duration::from_secs(4)).await;
@@ -95,28 +111,56 @@ async fn run(seed: u64, seconds: u64) -> Summary {
     }
     world.finish();
     let end = world.now();
-    let mut judged = 0;
+    let said = world.said.lock().unwrap().clone();
+    let (mut judged, mut typists, mut turns) = (0, 0, BTreeMap::<String, usize>::new());
     for watcher in watching {
-        let (history, views) = watcher.await.expect("no watcher falls");
+        let Testimony { history, views, typists: typing, turns: turned } = watcher.await.expect("no watcher falls");
         for channel in CHANNELS {
-            let living: Vec<String> = truth.living(channel, history.by_user).into_iter().collect();
-            let shown: Vec<String> = views[channel].members().keys().cloned().collect();
-            if shown != living {
-                wrong.push(format!("{} sees in {channel} {shown:?}, and there are {living:?}", history.name));
+            let view = &views[channel];
+            let (users, connections) = (truth.living(channel, true), truth.living(channel, false));
+            let counts = json!({"users": users.len(), "connections": connections.len()});
+            let living = if history.by_user { users } else { connections };
+            // Of a large channel there are the counts only.
+            let shown: BTreeSet<String> = view.members().keys().cloned().collect();
+            if *view.occupancy() != counts || (view.has_list() && shown != living) {
+                let occupancy = view.occupancy();
+                wrong.push(format!(
+                    "{} sees in {channel} {shown:?} {occupancy}, and there are {living:?}",
+                    history.name
+                ));
             }
         }
+        let faults = [truth.judge(&history, LAG, end), typing.judge(&said, &truth.quiet(&history.away), end)];
+        wrong.extend(faults.iter().flatten().map(|fault| format!("{}: {fault}", history.name)));
         judged += history.told.len();
+        typists += typing.count();
+        turned.into_iter().for_each(|mode| *turns.entry(mode).or_default() += 1);
+    }
+    let mut seen = 0;
+    for lookout in looking {
+        let (history, online) = lookout.await.expect("no lookout falls");
+        let living = truth.living(ONLINE, true);
+        if online != living {
+            wrong.push(format!("{} sees {online:?} online, and there are {living:?}", history.name));
+        }
+        seen += history.told.len();
         wrong.extend(truth.judge(&history, LAG, end).into_iter().map(|fault| format!("{}: {fault}", history.name)));
     }
     wrong.append(&mut world.faults.lock().unwrap());
     let counts = format!("{:?}", truth.counts());
-    println!("{counts}; {judged} joins and leaves that watchers were told of");
+    println!("{counts}; watchers were told of {judged} joins and leaves, of {seen} who came online and went offline");
+    println!("and of {typists} who typed; channels went into modes {turns:?}");
     world.assert_no_panic().await;
     drop(stay);
     let first: Vec<_> = wrong.iter().take(12).collect();
     assert!(wrong.is_empty(), "ROLLCALL_SEED={seed}: {} faults, {first:#?}", wrong.len());
-    for (what, per_minute) in [("join", 60), ("left", 30), ("timeout", 8), ("resume", 40)] {
-        let (count, least) = (truth.counts().get(what).copied().unwrap_or(0), per_minute * seconds as usize / 60);
+    let mut happened: BTreeMap<&str, usize> = truth.counts().clone();
+    happened.insert("shown to type", typists);
+    happened.insert("change of mode", turns.values().sum());
+    let per_minute =
+        [("join", 60), ("left", 30), ("timeout", 8), ("resume", 40), ("shown to type", 12), ("change of mode", 24)];
+    for (what, per_minute) in per_minute {
+        let (count, least) = (happened.get(what).copied().unwrap_or(0), per_minute * seconds as usize / 60);
         assert!(count >= least, "a run in which hardly anything happens proves nothing: {what} {count} times");
     }
     let plagues = plagues.into_iter().map(Plague::name).collect();
@@ -137,7 +181,7 @@ async fn for_ten_minutes_and_ten_seeds_watchers_are_told_what_truly_happened_and
         "a nemesis for ten minutes: instances killed and stopped, links cut and silent, Redis frozen, emptied, restarted",
     );
     let first = setting("ROLLCALL_SEED").unwrap_or_else(|| u64::from(rand::random::<u32>()));
-    let (mut plagues, mut judged) = (std::collections::BTreeMap::<_, usize>::new(), 0);
+    let (mut plagues, mut judged) = (BTreeMap::<_, usize>::new(), 0);
     for seed in first..first + 10 {
         let summary = run(seed, 40).await;
         summary.plagues.into_iter().for_each(|plague| *plagues.entry(plague).or_default() += 1);
@@ -145,6 +189,8 @@ async fn for_ten_minutes_and_ten_seeds_watchers_are_told_what_truly_happened_and
         println!("{}", summary.counts);
     }
     row.saw("every join and leave that they were told of had happened, in its time and with its reason, and every one that had happened they were told of, once");
+    row.saw("channels that became large and small again showed their lists or their counts, and those right; nobody was shown to type for longer than it lasts");
+    row.saw("who watches people, by name or all of them, was told of everybody who came online and went offline, and of nobody else");
     row.saw("nothing about connections that came back within their grace; versions went on without a gap");
     row.saw("at the end every view and every instance's REST showed the connections that were there");
     row.measured("joins and leaves compared", judged.to_string());

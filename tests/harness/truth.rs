@@ -223,11 +223,17 @@ impl Truth {
         here.map(|((_, who), _)| who).collect()
     }
 
+    /// The time in which nothing was broken, and none of these windows was open.
+    pub fn quiet(&self, windows: &[(u64, u64)]) -> Quiet {
+        Quiet::over(self.noise.iter().chain(windows).copied().collect())
+    }
+
     /// Everything that a watcher was told wrongly, too early, too late or too often, a sentence each. `lag` is the quiet time that telling may take,
     /// `end` the end of all.
     pub fn judge(&self, history: &History, lag: u64, end: u64) -> Vec<String> {
-        let quiet = Quiet::over(self.noise.iter().chain(&history.away).copied().collect());
-        let statuses = self.statuses(history.by_user, &quiet);
+        let quiet = self.quiet(&history.away);
+        let mut statuses = self.statuses(history.by_user, &quiet);
+        statuses.retain(|(channel, _), _| history.channels.is_empty() || history.channels.contains(channel));
         let mut told: BTreeMap<Place, Vec<&Told>> = BTreeMap::new();
         for one in &history.told {
             told.entry((one.channel.clone(), one.who.clone())).or_default().push(one);
@@ -240,6 +246,8 @@ impl Truth {
         }
         for (place, statuses) in &statuses {
             let told = told.remove(place).unwrap_or_default();
+            let unseen = history.unlisted.get(&place.0).into_iter().flatten();
+            let quiet = self.quiet(&history.away.iter().chain(unseen).copied().collect::<Vec<_>>());
             let mut fault = |at: u64, what: String| {
                 let near = |other: u64| other + 90_000 > at && other < at + 90_000;
                 let told: Vec<_> = told.iter().filter(|one| near(one.at)).map(|one| one.to_string()).collect();
@@ -340,7 +348,8 @@ fn greatest(parts: &[Vec<(u64, Status)>]) -> Vec<(u64, Status)> {
 }
 
 /// Time without noise.
-struct Quiet {
+#[derive(Debug)]
+pub struct Quiet {
     noise: Vec<(u64, u64)>,
 }
 
@@ -358,7 +367,7 @@ impl Quiet {
     }
 
     /// The first moment by which so much quiet time has passed since `from`.
-    fn after(&self, from: u64, length: u64) -> u64 {
+    pub fn after(&self, from: u64, length: u64) -> u64 {
         let mut at = from + length;
         for (begin, end) in &self.noise {
             if *end > from && *begin < at {
@@ -404,7 +413,11 @@ pub struct History {
     pub name: String,
     /// Whether it saw users, or connections.
     pub by_user: bool,
+    /// Which channels it watched; all of them where none is named.
+    pub channels: BTreeSet<String>,
     pub told: Vec<Told>,
     /// When it could see nothing, because it was not connected.
     pub away: Vec<(u64, u64)>,
+    /// When it was shown the counts of a channel and no list, because the channel was large, by channel.
+    pub unlisted: BTreeMap<String, Vec<(u64, u64)>>,
 }

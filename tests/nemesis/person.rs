@@ -11,7 +11,7 @@ use super::{
         Client, OpError, token,
         truth::{Back, Sure},
     },
-    world::{CHANNELS, GRACE, RENEW, World},
+    world::{CHANNELS, GRACE, ONLINE, PLACES, RENEW, World},
 };
 
 /// How long a client waits for an answer before it tries elsewhere.
@@ -121,6 +121,7 @@ impl Person {
             (63..69, _) => self.break_in_the_middle(name).await,
             (69..76, _) => self.break_off(GRACE + 4 * RENEW..2 * GRACE).await,
             (76..82, _) => self.say_goodbye().await,
+            (82..96, true) => self.type_something(name).await,
             _ => {}
         }
     }
@@ -151,7 +152,10 @@ impl Person {
             self.failed.get_or_insert(began);
         }
         self.unsure = self.failed.or(Some(began)).filter(|began| self.world.forgot_since(began.saturating_sub(NEAR)));
-        let Some((client, welcome)) = opened else { return };
+        let Some((client, welcome)) = opened else {
+            self.world.perhaps_came(self.user, began);
+            return;
+        };
         let connection = welcome["connection"].as_str().expect("a connection").to_owned();
         if welcome["resumed"] == true {
             self.world.truth.lock().unwrap().count("resume");
@@ -161,6 +165,10 @@ impl Person {
                 self.gone();
             }
             self.joined.clear();
+            let mut truth = self.world.truth.lock().unwrap();
+            truth.joining(ONLINE, &connection, self.user, began);
+            truth.joined(ONLINE, &connection, self.world.now());
+            self.joined.insert(ONLINE, Sure::Yes);
         }
         self.mine = Some((connection, welcome["resume"].as_str().expect("a token").to_owned()));
         (self.failed, self.unsure) = (None, None);
@@ -169,11 +177,13 @@ impl Person {
 
     /// The connection goes on, where the welcome says.
     fn back(&mut self, welcome: &Value) {
-        let there: Vec<&str> = welcome["channels"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+        let channels = welcome["channels"].as_array().into_iter().flatten().filter_map(Value::as_str);
+        let there: Vec<&str> = channels.chain([ONLINE]).collect();
         let (connection, at, kept) = (self.id(), self.now(), self.kept());
         let joined = std::mem::take(&mut self.joined);
         let back = Back { connection: &connection, joined, there: &there, broke: self.broke, kept, at };
-        let (here, missing) = self.world.truth.lock().unwrap().came_back(back, &CHANNELS);
+        let (here, missing) =
+            self.world.truth.lock().unwrap().came_back(back, &[CHANNELS[0], CHANNELS[1], CHANNELS[2], ONLINE]);
         for name in missing {
             self.world.fault(format!("{} {connection} came back and is not in {name}", self.user));
         }
@@ -321,6 +331,30 @@ impl Person {
         match answer {
             Some(Ok(_)) => self.world.truth.lock().unwrap().count("update"),
             Some(Err(error)) => self.expect_unavailable("update", &error),
+            None => {}
+        }
+    }
+
+    /// To all who watch the channel, or to one user; and now and then that it is over.
+    async fn type_something(&mut self, name: &'static str) {
+        let to = format!("watcher-{}-users", self.chance.random_range(0..PLACES));
+        let (key, place) = if self.chance.random_bool(0.8) { ("channel", name) } else { ("to", to.as_str()) };
+        let is_typing = self.chance.random_bool(0.8);
+        let (world, user) = (self.world.clone(), self.user);
+        let say = || {
+            if is_typing {
+                world.said.lock().unwrap().say(place, user, world.now());
+            }
+        };
+        say();
+        let answer = self.op(json!({"op": "typing", (key): place, "typing": is_typing})).await;
+        // It may have been heard at any time until now.
+        say();
+        match answer {
+            Some(Ok(_)) => world.truth.lock().unwrap().count("typing"),
+            // Whether it has joined is not sure.
+            Some(Err(error)) if error.code == "conflict" && self.joined.get(name) == Some(&Sure::Unknown) => {}
+            Some(Err(error)) => self.expect_unavailable("typing", &error),
             None => {}
         }
     }

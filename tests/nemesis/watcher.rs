@@ -14,6 +14,7 @@ use super::{
         Client, Level, View, token,
         truth::{History, Told},
     },
+    typing::Typists,
     world::{CHANNELS, World},
 };
 
@@ -28,7 +29,20 @@ pub struct Watcher {
     read: usize,
     shown: BTreeMap<String, BTreeSet<String>>,
     pages: BTreeMap<String, BTreeSet<String>>,
-    history: History,
+    /// In which mode each channel was told last, and since when there has been no list.
+    modes: BTreeMap<String, String>,
+    unlisted: BTreeMap<String, u64>,
+    said: Testimony,
+}
+
+/// What a watcher can say in the end.
+#[derive(Default)]
+pub struct Testimony {
+    pub history: History,
+    pub views: BTreeMap<String, View>,
+    pub typists: Typists,
+    /// The modes into which channels have gone.
+    pub turns: Vec<String>,
 }
 
 impl Watcher {
@@ -41,14 +55,25 @@ impl Watcher {
         let history = History {
             name,
             by_user: level == Level::Users,
+            channels: CHANNELS.map(str::to_owned).into(),
             away: vec![(0, world.now() + 1_000)],
             ..History::default()
         };
-        Self { world: world.clone(), place, client, read: 0, shown: BTreeMap::new(), pages: BTreeMap::new(), history }
+        Self {
+            world: world.clone(),
+            place,
+            client,
+            read: 0,
+            shown: BTreeMap::new(),
+            pages: BTreeMap::new(),
+            modes: BTreeMap::new(),
+            unlisted: BTreeMap::new(),
+            said: Testimony { history, ..Testimony::default() },
+        }
     }
 
     /// Until the end of the world: what it was told, and what it sees then.
-    pub async fn watch(mut self) -> (History, BTreeMap<String, View>) {
+    pub async fn watch(mut self) -> Testimony {
         let mut asked = Instant::now();
         while !self.world.is_over() {
             self.note();
@@ -64,60 +89,81 @@ impl Watcher {
             sleep(Duration::from_millis(20)).await;
         }
         self.note();
-        let views = self.client.views();
-        (self.history, views)
+        let end = self.world.now();
+        for (channel, since) in std::mem::take(&mut self.unlisted) {
+            self.said.history.unlisted.entry(channel).or_default().push((since, end));
+        }
+        self.said.views = self.client.views();
+        self.said
     }
 
     async fn come_back(mut self) -> Self {
         let away = self.world.now();
         self.client.drop_socket().await;
         self.note();
-        let token = token(&self.history.name, json!({}));
+        // What others are typing holds as long as the socket.
+        self.said.typists.forget();
+        let token = token(&self.said.history.name, json!({}));
         loop {
             let (_, url) = self.world.door(Some(self.place));
             let resume = self.client.resume_token();
-            let Self { world, place, client, shown, pages, history, .. } = self;
-            match client.try_again_on(&url, &token, Some(&resume), PATIENCE).await {
+            match self.client.try_again_on(&url, &token, Some(&resume), PATIENCE).await {
                 Ok(client) => {
-                    self = Self { world, place, client, read: 0, shown, pages, history };
+                    (self.client, self.read) = (client, 0);
                     break;
                 }
-                Err(client) => self = Self { world, place, client, read: 0, shown, pages, history },
+                Err(client) => self.client = client,
             }
-            // What the old one had is in the history already.
-            self.read = self.client.received().len();
             self.place = (self.place + 1) % super::world::PLACES;
             sleep(Duration::from_millis(200)).await;
         }
         let back = self.world.now() + 1_000;
-        self.history.away.push((away, back));
+        self.said.history.away.push((away, back));
         self
     }
 
     /// Puts what has come into the history.
     fn note(&mut self) {
         let received = self.client.received();
-        let key = if self.history.by_user { "user" } else { "connection" };
+        let history = &mut self.said.history;
+        let key = if history.by_user { "user" } else { "connection" };
         for one in &received[self.read.min(received.len())..] {
-            let Some(channel) = one.frame["channel"].as_str().map(str::to_owned) else { continue };
             let at = self.world.at(one.at);
+            if one.frame["event"] == "typing" {
+                self.said.typists.hear(&one.frame, at);
+                continue;
+            }
+            let Some(channel) = one.frame["channel"].as_str().map(str::to_owned) else { continue };
+            if let Some(mode) = one.frame["mode"].as_str()
+                && self.modes.insert(channel.clone(), mode.to_owned()).is_some_and(|before| before != mode)
+            {
+                self.said.turns.push(mode.to_owned());
+            }
             let name = |entry: &serde_json::Value| entry[key].as_str().expect("a name").to_owned();
             let list = |kind: &str| one.frame[kind].as_array().cloned().unwrap_or_default();
             let shown = self.shown.entry(channel.clone()).or_default();
             let mut tell = |who: &str, shown: bool, whole: bool, reason: Option<String>| {
                 let (channel, who) = (channel.clone(), who.to_owned());
-                self.history.told.push(Told { at, channel, who, shown, whole, reason });
+                history.told.push(Told { at, channel, who, shown, whole, reason });
             };
             match one.frame["event"].as_str() {
                 Some("snapshot") => {
                     let pages = self.pages.entry(channel.clone()).or_default();
+                    if one.frame["mode"] == "occupancy" {
+                        // Where there is no list nothing is told of anybody.
+                        pages.clear();
+                        self.unlisted.entry(channel).or_insert(at);
+                        continue;
+                    }
                     pages.extend(list("members").iter().map(name));
-                    // Where there is no list nothing is told of anybody.
-                    if one.frame["more"] == false && one.frame["mode"] != "occupancy" {
+                    if one.frame["more"] == false {
                         let now = std::mem::take(pages);
                         shown.difference(&now).for_each(|who| tell(who, false, true, None));
                         now.difference(shown).for_each(|who| tell(who, true, true, None));
                         *shown = now;
+                        if let Some(since) = self.unlisted.remove(&channel) {
+                            history.unlisted.entry(channel).or_default().push((since, at));
+                        }
                     }
                 }
                 Some("delta") => {

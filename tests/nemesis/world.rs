@@ -14,15 +14,24 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-use super::harness::{Instance, Proxy, Redis, Rest, fresh, truth::Truth};
+use super::{
+    harness::{Instance, Proxy, Redis, Rest, fresh, truth::Truth},
+    typing::Said,
+};
 
 pub const CHANNELS: [&str; 3] = ["room:1", "room/2", "😀:{3}"];
+/// Where everybody is who has a connection, as far as the diary is concerned.
+pub const ONLINE: &str = "(online)";
 pub const PLACES: usize = 3;
 /// Times of the settings, of the same proportions as the defaults, milliseconds.
 pub const GRACE: u64 = 4_000;
 pub const RENEW: u64 = 300;
 pub const LEASE: u64 = 2_000;
 pub const SETTLE: u64 = 1_000;
+pub const TYPING: u64 = 3_000;
+/// So large is a channel of four people whom two watch, and of seven: they go through all modes as people come and go and watchers move.
+pub const NET_ABOVE: u64 = 7;
+pub const OCCUPANCY_ABOVE: u64 = 13;
 /// How long telling may take on a busy machine while nothing is broken, milliseconds.
 pub const LAG: u64 = 2_500;
 /// After something was broken, until all is as if it had not been, milliseconds.
@@ -43,10 +52,12 @@ pub struct World {
     /// Since when an instance alone cannot reach Redis, or is not there.
     pub alone_since: Mutex<[Option<u64>; PLACES]>,
     pub truth: Mutex<Truth>,
+    pub said: Mutex<Said>,
     pub faults: Mutex<Vec<String>>,
     chance: Mutex<StdRng>,
     began: Instant,
     forgot: AtomicU64,
+    unanswered: AtomicU64,
     died: AtomicU64,
     is_calm: AtomicBool,
     is_over: AtomicBool,
@@ -67,6 +78,9 @@ impl World {
                 ("ROLLCALL__PRESENCE__INSTANCE_RENEW_MS", RENEW.to_string()),
                 ("ROLLCALL__PRESENCE__INSTANCE_LEASE_MS", LEASE.to_string()),
                 ("ROLLCALL__PRESENCE__PONG_TIMEOUT_MS", "2500".to_owned()),
+                ("ROLLCALL__PRESENCE__TYPING_MS", TYPING.to_string()),
+                ("ROLLCALL__PRESENCE__NET_ABOVE", NET_ABOVE.to_string()),
+                ("ROLLCALL__PRESENCE__OCCUPANCY_ABOVE", OCCUPANCY_ABOVE.to_string()),
             ];
             places.push(Place { instance: Some(Instance::start(&settings).await), proxy, settings });
         }
@@ -77,10 +91,12 @@ impl World {
             urls: Mutex::new(urls),
             alone_since: Mutex::default(),
             truth: Mutex::default(),
+            said: Mutex::default(),
             faults: Mutex::default(),
             chance: Mutex::new(chance),
             began: Instant::now(),
             forgot: 0.into(),
+            unanswered: 0.into(),
             died: 0.into(),
             is_calm: false.into(),
             is_over: false.into(),
@@ -132,6 +148,14 @@ impl World {
     pub fn forgets(&self) {
         self.forgot.store(self.now(), Ordering::Relaxed);
         self.truth.lock().unwrap().forgot(self.now());
+    }
+
+    /// Somebody asked to be let in and nobody answered: there may be a connection of which nobody knows, until its grace is over.
+    pub fn perhaps_came(&self, user: &str, began: u64) {
+        let name = format!("unanswered-{}", self.unanswered.fetch_add(1, Ordering::Relaxed));
+        let mut truth = self.truth.lock().unwrap();
+        truth.joining(ONLINE, &name, user, began);
+        truth.will_have_left(ONLINE, &name, self.now(), GRACE + 2 * RENEW);
     }
 
     /// An instance has died.
