@@ -21,6 +21,8 @@ mod feed;
 mod idle;
 #[path = "chaos/load.rs"]
 mod load;
+#[path = "chaos/lookout.rs"]
+mod lookout;
 #[path = "chaos/outage.rs"]
 mod outage;
 #[path = "chaos/rolling.rs"]

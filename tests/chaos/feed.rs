@@ -7,6 +7,7 @@ use tokio::time::{Instant, sleep};
 
 use super::{
     harness::{Client, Crowd, Level, Person, Plan, Received, Redis, Row, eventually},
+    lookout::Lookouts,
     stage::{SECOND, Stage, people, rooms},
 };
 
@@ -40,6 +41,8 @@ struct Scene {
     stage: Stage,
     crowd: Crowd,
     watcher: Person,
+    /// Where the watcher is.
+    lookouts: Lookouts,
     room: String,
 }
 
@@ -51,10 +54,13 @@ impl Scene {
         let watcher = Person::come_at(&stage.instances[0].url(), &stage.doors, plan).await;
         stage.doors.are([stage.instances[1].url()]);
         let crowd = Crowd::gather(&stage.doors, people(20, &channels, 100)).await;
+        let (url, guests) = (stage.instances[0].url(), (0..10).map(|round| format!("guest-{round}")));
+        let lookouts = Lookouts::post([&url, &url], crowd.living(&channels[0]).into_iter().chain(guests)).await;
+        lookouts.until_online(&crowd.living(&channels[0])).await;
         stage.curtain(&crowd, &channels).await;
         let room = channels[0].clone();
         watcher.client().until("everybody", |client| client.users(&room).len() == 20).await;
-        Self { stage, crowd, watcher, room }
+        Self { stage, crowd, watcher, lookouts, room }
     }
 
     /// Several changes of each kind. Returns when the first was acknowledged.
@@ -82,6 +88,7 @@ impl Scene {
             state["round"] == round && state["step"] == 1 && client.sees(&self.room, &guest)
         };
         client.until("what happened meanwhile", is_found).await;
+        self.lookouts.until_sees(&guest).await;
         client.events("delta").into_iter().filter(|delta| delta.at >= since).collect()
     }
 
@@ -94,7 +101,9 @@ impl Scene {
             assert_eq!(instance.rest().users_in(&self.room).await, seen);
         }
         assert!(self.crowd.visits().is_empty() && self.watcher.visits().is_empty(), "all sockets have stayed");
+        self.lookouts.assert_none_went_offline(&self.crowd.living(&self.room));
         self.stage.assert_no_panic();
+        row.saw("Who watches people, by name or all of them: those who came, and that nobody else went offline.");
         row.saw("No snapshot, no socket closed; the view equals the channel.");
     }
 }

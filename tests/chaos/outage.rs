@@ -20,6 +20,7 @@ use self::{
 };
 use super::{
     harness::{Crowd, Person, Redis, Rest, Row, Visit, holds_within, segment},
+    lookout::Lookouts,
     stage::{GRACE, Heard, LOST_WITHIN, SECOND, SHOWN_WITHIN, Stage, people, rooms},
 };
 
@@ -156,6 +157,10 @@ async fn outage(event: &str, fault: Fault, away: Duration) {
     let lease = format!("/v1/channels/{}/members/device", segment(LEASED));
     let leased = stage.instances[0].rest().put(&lease, json!({"state": {"is": "leased"}, "ttl_ms": 300_000})).await;
     assert_eq!(leased.status, 204);
+    let everybody: Vec<String> = crowd.people.iter().map(|person| person.user().to_owned()).collect();
+    let (one, two) = (stage.instances[0].url(), stage.instances[1].url());
+    let lookouts = Lookouts::post([&one, &two], everybody.clone()).await;
+    lookouts.until_online(&everybody).await;
     let since = stage.curtain(&crowd, &channels).await;
     if fault == Fault::Rewound {
         // What follows is not in the copy: goodbyes that it does not know of, and changes that it has never seen.
@@ -237,6 +242,17 @@ async fn outage(event: &str, fault: Fault, away: Duration) {
     assert!(heard.iter().all(|heard| heard.said || heard.reason != "left"), "nobody else has said goodbye");
     let unsaid = heard.iter().filter(|heard| heard.said && heard.reason != "left").count();
     row.measured("goodbyes that were told as `timeout`, of all that were told", format!("{unsaid} of {}", said.len()));
+
+    let late = lookouts.assert_told(since, &left, returned);
+    row.took(
+        "the same for who watches people, from that, the end of the grace or the return",
+        &late,
+        Some(SHOWN_WITHIN),
+    );
+    assert!(late.iter().all(|late| *late <= SHOWN_WITHIN), "{:?}", late.iter().max());
+    let stay: Vec<String> = everybody.into_iter().filter(|user| !names.contains(&user.as_str())).collect();
+    lookouts.until_online(&stay).await;
+    row.saw("Who watches people, by name or all of them: the 50 offline, once each, and nothing of anybody else.");
 
     sleeping.await.expect("the places of those who came back late were kept");
     assert!(crowd.is_there(), "everybody has a socket");
