@@ -1,0 +1,40 @@
+/** How often activity is told at most, milliseconds. */
+const ACTIVE_MS = 30_000;
+const ACTIVITIES = ["pointerdown", "pointermove", "keydown", "wheel", "touchstart", "focus"];
+
+/** What a page tells a client. */
+export interface PageListener {
+  /** The user did something. */
+  active(): void;
+  /** The network may be another. */
+  hurry(): void;
+  /** The page goes; `isKept`: the browser may show it again as it was. */
+  hidden(isKept: boolean): void;
+  /** A kept page is shown again. */
+  shown(): void;
+}
+
+/** Listens to the page, or to as much of one as there is: a worker has a network only, and Node nothing. The answer ends it. */
+export function watchPage(listener: PageListener): () => void {
+  const scope = globalThis as typeof globalThis & { addEventListener?: unknown };
+  if (typeof scope.addEventListener !== "function") return () => {};
+  const ended = new AbortController();
+  const on = (target: EventTarget, name: string, handler: (event: Event) => void) =>
+    target.addEventListener(name, handler, { signal: ended.signal, passive: true, capture: true });
+  on(scope, "online", () => listener.hurry());
+  // A socket that the network has taken along does not say so: asking shows it.
+  on(scope, "offline", () => listener.hurry());
+  if (typeof document === "undefined") return () => ended.abort();
+  // A new connection is activity by itself.
+  let toldAt = performance.now();
+  const active = () => {
+    if (document.visibilityState === "hidden" || performance.now() - toldAt < ACTIVE_MS) return;
+    toldAt = performance.now();
+    listener.active();
+  };
+  for (const name of ACTIVITIES) on(scope, name, active);
+  on(document, "visibilitychange", active);
+  on(scope, "pagehide", (event) => listener.hidden((event as PageTransitionEvent).persisted));
+  on(scope, "pageshow", (event) => (event as PageTransitionEvent).persisted && listener.shown());
+  return () => ended.abort();
+}
