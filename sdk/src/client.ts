@@ -138,6 +138,7 @@ export class Rollcall {
     const room = new Room(view, this.#line, options);
     view.add(room, room.level);
     view.join(room, options);
+    view.watch();
     return room;
   }
 
@@ -146,6 +147,7 @@ export class Rollcall {
     const view = this.#view<State>(channel);
     const handle = new Channel(view, this.#line, options.level ?? "users");
     view.add(handle, handle.level);
+    view.watch();
     return handle;
   }
 

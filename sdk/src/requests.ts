@@ -17,7 +17,7 @@ interface Request {
   readonly waits: boolean;
   resolve(ok: unknown): void;
   reject(error: RollcallError): void;
-  stopTimer(): void;
+  stopTimer: (() => void) | undefined;
 }
 
 /** The operations of a link: in order, no faster than the server carries them out, each with its answer or an error. */
@@ -48,7 +48,7 @@ export class Requests {
         reject(new RollcallError("full", `${MOST_WAITING} operations are waiting already`));
         return;
       }
-      const request: Request = { operation, waits, resolve, reject, stopTimer: () => {} };
+      const request: Request = { operation, waits, resolve, reject, stopTimer: undefined };
       this.#waiting.push(request);
       if (!this.#isOpen) this.#giveUpLater(request);
       this.#flush();
@@ -57,7 +57,7 @@ export class Requests {
 
   /** Sends what comes before everything else: the introduction. */
   first(operation: Operation): Promise<unknown> {
-    return new Promise((resolve, reject) => this.#send({ operation, waits: false, resolve, reject, stopTimer: () => {} }));
+    return new Promise((resolve, reject) => this.#send({ operation, waits: false, resolve, reject, stopTimer: undefined }));
   }
 
   /** From now on operations are sent, within these limits. */
@@ -77,7 +77,8 @@ export class Requests {
     const dropped = this.#waiting.filter((request) => !request.waits);
     this.#waiting = this.#waiting.filter((request) => request.waits);
     this.#asked.clear();
-    for (const request of this.#waiting) this.#giveUpLater(request);
+    // Not anew for those who waited before: another attempt is no reason to wait longer.
+    for (const request of this.#waiting) if (!request.stopTimer) this.#giveUpLater(request);
     for (const request of asked) this.#refuse(request, new RollcallError("unavailable", "the connection broke before the answer"));
     for (const request of dropped) this.#refuse(request, new RollcallError("offline", "the connection broke"));
   }
@@ -96,7 +97,7 @@ export class Requests {
     const request = this.#asked.get(frame.id as number);
     if (!request) return;
     this.#asked.delete(frame.id as number);
-    request.stopTimer();
+    request.stopTimer?.();
     const error = frame.error as { code: Code; message: string; retry_after_ms?: number } | undefined;
     if (error) request.reject(new RollcallError(error.code, error.message, error.retry_after_ms));
     else request.resolve(frame.ok);
@@ -123,7 +124,7 @@ export class Requests {
   }
 
   #send(request: Request): void {
-    request.stopTimer();
+    request.stopTimer?.();
     const id = this.#nextId++;
     const text = JSON.stringify({ id, ...request.operation });
     // The server would close the socket for a longer frame. As many bytes as there are at least are cheap to know.
@@ -141,7 +142,6 @@ export class Requests {
   }
 
   #giveUpLater(request: Request): void {
-    request.stopTimer();
     request.stopTimer = this.#timers.after(this.#waitMs, () => {
       this.#waiting = this.#waiting.filter((other) => other !== request);
       request.reject(new RollcallError("offline", `there was no connection within ${this.#waitMs} ms`));
@@ -149,7 +149,7 @@ export class Requests {
   }
 
   #refuse(request: Request, error: RollcallError): void {
-    request.stopTimer();
+    request.stopTimer?.();
     request.reject(error);
   }
 }

@@ -41,7 +41,7 @@ export class Tabs {
   #listener: LineListener;
   #locks: Locks;
   #Radio: typeof BroadcastChannel;
-  #id = Math.random().toString(36).slice(2) + Date.now().toString(36);
+  #id = crypto.randomUUID();
   #name = "";
   #timers = new Timers();
   #isStarted = false;
@@ -57,6 +57,7 @@ export class Tabs {
   #leader = "";
   #heard = "";
   #heir: { resume?: string | undefined; channels: readonly string[] } | undefined;
+  #inherited = () => {};
   #radio: BroadcastChannel | undefined;
   #releases: (() => void)[] = [];
   #abort = new AbortController();
@@ -141,7 +142,12 @@ export class Tabs {
     this.#say({ kind: "hello", from: this.#id });
     await this.#hold(this.#name);
     if (turn !== this.#turn) return;
-    if (this.#leader && !this.#heir) await new Promise<void>((resolve) => this.#timers.after(HEIR_MS, resolve));
+    if (this.#leader && !this.#heir) {
+      await new Promise<void>((resolve) => {
+        this.#inherited = resolve;
+        this.#timers.after(HEIR_MS, resolve);
+      });
+    }
     if (turn === this.#turn) this.#lead();
   }
 
@@ -251,6 +257,7 @@ export class Tabs {
   #hearAsFollower(said: Said): void {
     if (said.kind === "heir") {
       this.#heir = said;
+      this.#inherited();
       this.#requests.lose();
       this.#turnTo("waiting");
     } else if (said.kind === "turn") {

@@ -88,7 +88,7 @@ export class View<State> {
     }));
   }
 
-  /** Another handle watches. */
+  /** Another handle is given out. */
   add(handle: Channel<State>, level: Level | undefined): void {
     for (const { level: other } of level === undefined ? [] : this.#handles) {
       if (other !== undefined && other !== level && Math.min(RANK[other], RANK[level as Level]) > 0) {
@@ -96,6 +96,10 @@ export class View<State> {
       }
     }
     this.#handles.add(handle);
+  }
+
+  /** Begins to watch, or to watch more, where a handle that was added wants it. After a join: one finds oneself in the list then. */
+  watch(): void {
     const wanted = this.#level();
     if (this.#line.state === "open" && wanted !== this.#watched && wanted !== undefined) void this.#watch();
   }
