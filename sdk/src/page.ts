@@ -18,13 +18,16 @@ export interface PageListener {
 export function watchPage(listener: PageListener): () => void {
   const scope = globalThis as typeof globalThis & { addEventListener?: unknown };
   if (typeof scope.addEventListener !== "function") return () => {};
-  const ended = new AbortController();
-  const on = (target: EventTarget, name: string, handler: (event: Event) => void) =>
-    target.addEventListener(name, handler, { signal: ended.signal, passive: true, capture: true });
+  const ends: (() => void)[] = [];
+  const end = () => ends.splice(0).forEach((one) => one());
+  const on = (target: EventTarget, name: string, handler: (event: Event) => void) => {
+    target.addEventListener(name, handler, { passive: true, capture: true });
+    ends.push(() => target.removeEventListener(name, handler, { capture: true }));
+  };
   on(scope, "online", () => listener.hurry());
   // A socket that the network has taken along does not say so: asking shows it.
   on(scope, "offline", () => listener.hurry());
-  if (typeof document === "undefined") return () => ended.abort();
+  if (typeof document === "undefined") return end;
   // A new connection is activity by itself.
   let toldAt = performance.now();
   const active = () => {
@@ -36,5 +39,5 @@ export function watchPage(listener: PageListener): () => void {
   on(document, "visibilitychange", active);
   on(scope, "pagehide", (event) => listener.hidden((event as PageTransitionEvent).persisted));
   on(scope, "pageshow", (event) => (event as PageTransitionEvent).persisted && listener.shown());
-  return () => ended.abort();
+  return end;
 }

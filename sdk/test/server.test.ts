@@ -96,6 +96,7 @@ test("a connection that breaks comes back as it was: nobody is told, and what ha
     const room = ann.join(channel, { state: { here: true } });
     const watched = connect(null).channel(channel);
     await Promise.all([room.ready, watched.ready]);
+    await eventually("ann is seen", () => people(watched), ["ann"]);
     const told = diary(watched);
     const seen = diary(room);
     const connection = ann.welcome?.connection;
@@ -146,6 +147,7 @@ test("a place that was lost is taken again, with the state as it was changed mea
     const room = ann.join(channel, { state: { n: 1 }, graceMs: 0 });
     const watched = connect(null).channel(channel);
     await Promise.all([room.ready, watched.ready]);
+    await eventually("ann is seen", () => people(watched), ["ann"]);
     const told = diary(watched);
     proxy.refuses = true;
     proxy.cut();
@@ -229,7 +231,7 @@ test("a Redis that was restarted, and is empty, costs nobody the place", LIMIT, 
     const room = connect("ann", { url: own.address }).join(channel, { state: { n: 1 } });
     const other = connect("ben", { url: own.address }).join(channel);
     await Promise.all([room.ready, other.ready]);
-    await eventually("both are here", () => people(room), ["ann", "ben"]);
+    await eventually("both are here", () => people(room).sort(), ["ann", "ben"]);
     const told = diary(room);
     await redis.stop();
     redis = await startRedis(redis.port);
@@ -286,6 +288,7 @@ test("handles count: the last that is given back leaves, and the watch ends with
     const [one, two, counted] = [ann.join(channel), ann.join(channel), ann.channel(channel, { level: "occupancy" })];
     const watched = connect(null).channel(channel);
     await Promise.all([one.ready, two.ready, counted.ready, watched.ready]);
+    await eventually("ann is seen", () => people(watched), ["ann"]);
     const told = diary(watched);
     await one.leave();
     await one.leave();
@@ -310,6 +313,7 @@ test("a goodbye is a leave at once, and a closed client takes no more", LIMIT, a
   const room = ann.join(channel);
   const watched = connect(null).channel(channel);
   await Promise.all([room.ready, watched.ready]);
+  await eventually("ann is seen", () => people(watched), ["ann"]);
   const told = diary(watched);
   ann.close();
   await eventually("the leave is told", () => told, ["leave ann left"]);

@@ -18,6 +18,7 @@ mod child;
 mod client;
 mod clock;
 mod cluster;
+pub mod conversation;
 mod crowd;
 mod events;
 mod instance;

@@ -1,0 +1,50 @@
+// What a page loads.
+
+import assert from "node:assert/strict";
+import { fileURLToPath } from "node:url";
+import { gzipSync } from "node:zlib";
+import { test } from "node:test";
+
+import { build } from "esbuild";
+
+const KB = 1000;
+
+/** The compressed sizes of an entry with all that it loads at once, and of what it loads when it is needed. */
+async function sizes(entry: string): Promise<{ core: number; later: number }> {
+  const result = await build({
+    entryPoints: [fileURLToPath(new URL(`../dist/${entry}.js`, import.meta.url))],
+    bundle: true,
+    minify: true,
+    splitting: true,
+    write: false,
+    metafile: true,
+    outdir: "out",
+    format: "esm",
+    target: "es2022",
+    logLevel: "silent",
+  });
+  const sizeOf = (path: string) => gzipSync(result.outputFiles.find((file) => file.path.endsWith(path))?.contents ?? "", { level: 9 }).length;
+  const outputs = result.metafile.outputs;
+  const first = Object.keys(outputs).find((path) => outputs[path]?.entryPoint?.endsWith(`${entry}.js`)) ?? "";
+  const atOnce = new Set<string>();
+  const load = (path: string) => {
+    if (atOnce.has(path)) return;
+    atOnce.add(path);
+    for (const { path: next, kind } of outputs[path]?.imports ?? []) if (kind === "import-statement") load(next);
+  };
+  load(first);
+  const sum = (paths: Iterable<string>) => [...paths].reduce((bytes, path) => bytes + sizeOf(path.replace(/^out\//, "")), 0);
+  return { core: sum(atOnce), later: sum(Object.keys(outputs).filter((path) => !atOnce.has(path))) };
+}
+
+test("the core is less than 10 kB compressed, and what tabs that share a connection load beside it less than 4", async () => {
+  const { core, later } = await sizes("index");
+  assert.ok(core > 5 * KB && core < 10 * KB, `${core} bytes`);
+  assert.ok(later > 1 * KB && later < 4 * KB, `${later} bytes`);
+});
+
+test("it is made of nothing but itself", async () => {
+  const { readFile } = await import("node:fs/promises");
+  const shipped = JSON.parse(await readFile(new URL("../package.json", import.meta.url), "utf8")) as Record<string, unknown>;
+  assert.equal(shipped.dependencies, undefined);
+});
