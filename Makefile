@@ -18,10 +18,11 @@ run: ## Build and start in development mode, with presence in memory unless ROLL
 setup: ## Get what the tests need beside Rust
 	@script/setup
 
-test: setup ## All tests: Rust against real Redis and nginx, the page in a browser, the OpenAPI document against the server
+test: setup ## All tests: Rust against real Redis and nginx, the client, both in a browser, the OpenAPI document against the server
 	cargo test --locked --features test-hooks
 	ROLLCALL_TEST_REDIS=cluster cargo test --locked --features test-hooks --test native
 	ROLLCALL_TEST_REDIS=valkey cargo test --locked --features test-hooks --test native
+	cd sdk && PATH="$(CURDIR)/.node/node_modules/.bin:$$PATH" ROLLCALL_BIN="$(BINARY)" npm test
 	cd tests/browser && PATH="$(CURDIR)/.node/node_modules/.bin:$$PATH" ROLLCALL_BIN="$(BINARY)" CHROMIUM="$${CHROMIUM:-$$($(CURDIR)/script/browser)}" node --test
 	ROLLCALL_BIN="$(BINARY)" tests/openapi/run
 

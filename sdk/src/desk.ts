@@ -75,7 +75,10 @@ export class Desk {
 
   heard(frame: EventFrame): void {
     if (frame.event === "left" && frame.channel !== undefined) this.#places.delete(frame.channel);
-    if (frame.event === "users") for (const view of frame.users as ({ user: string } & Json)[]) this.#views.set(view.user, view);
+    for (const view of frame.event === "users" ? (frame.users as ({ user: string } & Json)[]) : []) {
+      if (view.status === "offline" && !this.#users.has(view.user)) this.#views.delete(view.user);
+      else this.#views.set(view.user, view);
+    }
   }
 
   async #join(tab: string, channel: string, operation: Operation): Promise<unknown> {
@@ -144,8 +147,8 @@ export class Desk {
       this.#release(tab, users);
       throw error;
     }
-    // For those whom another tab watches already the server sends nothing more.
-    const known = users.filter((user) => !fresh.includes(user)).flatMap((user) => this.#views.get(user) ?? []);
+    // For those whom another tab watches already, by name or with everybody, the server sends nothing more.
+    const known = users.flatMap((user) => this.#views.get(user) ?? []);
     if (known.length) this.#tell(tab, { event: "users", users: known });
     return {};
   }
@@ -166,8 +169,9 @@ export class Desk {
   }
 
   async #watchEverybody(tab: string): Promise<unknown> {
+    // From the beginning for all tabs, where others are told already: to ask for what one has brings nothing.
+    if (this.#everybody.size > 0) await this.#link.ask({ op: "unwatch", all_users: true }, false).catch(() => {});
     this.#everybody.add(tab);
-    // Asked for again the whole comes again, for all tabs: which costs little and leaves nobody out.
     return this.#link.ask({ op: "watch", all_users: true }, false);
   }
 

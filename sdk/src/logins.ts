@@ -14,22 +14,28 @@ export class Logins {
   #single = new Map<string, Set<LoginHandler>>();
   #all: Watch | undefined;
   #some: Watch | undefined;
+  // Names that were subscribed to just now, which are asked for together.
+  #adding: string[] = [];
+  #added: Promise<void> | undefined;
 
   constructor(client: Rollcall) {
     this.#client = client;
   }
 
-  /** Tells `handler` of everybody's logins and logouts, which the token must allow, or of one user's. Those before are not told. */
-  subscribe(handler: LoginHandler): void;
-  subscribe(user: string, handler: LoginHandler): void;
-  subscribe(user: string | LoginHandler, handler?: LoginHandler): void {
+  /**
+   * Tells `handler` of everybody's logins and logouts, which the token must allow, or of one user's. Those before are not told. Resolves
+   * when the server has heard of it, and rejects where it refuses.
+   */
+  subscribe(handler: LoginHandler): Promise<void>;
+  subscribe(user: string, handler: LoginHandler): Promise<void>;
+  async subscribe(user: string | LoginHandler, handler?: LoginHandler): Promise<void> {
     if (typeof user === "function") {
       this.#everybody.add(user);
-      this.#watchAll();
+      await this.#watchAll();
     } else if (typeof handler === "function" && user !== "") {
       const handlers = this.#single.get(user) ?? new Set();
       this.#single.set(user, handlers.add(handler));
-      this.#watchSome(user);
+      await this.#watchSome(user);
     } else {
       throw new TypeError("subscribe takes a handler, or the name of a user and a handler");
     }
@@ -72,8 +78,8 @@ export class Logins {
     }
   }
 
-  #watchAll(): void {
-    if (this.#all) return;
+  async #watchAll(): Promise<void> {
+    if (this.#all) return unlessClosed(this.#all.ready);
     const watch = (this.#all = this.#client.watch("everybody"));
     // What comes before it is ready is the list of those who are online already.
     let isListed = false;
@@ -81,15 +87,28 @@ export class Logins {
     watch.on("change", (changes) => {
       if (isListed) for (const change of changes) this.#tell(change, this.#everybody);
     });
+    try {
+      await unlessClosed(watch.ready);
+    } catch (error) {
+      if (this.#all === watch) this.#all = void watch.close();
+      throw error;
+    }
   }
 
-  #watchSome(user: string): void {
-    if (this.#some) return this.#some.add([user]);
-    this.#some = this.#client.watch([user]);
-    this.#some.on("change", (changes) => {
-      // Of one who was not known before it is only learnt how they are.
-      for (const change of changes) if (change.before) this.#tell(change, this.#single.get(change.user) ?? new Set());
+  #watchSome(user: string): Promise<void> {
+    this.#adding.push(user);
+    this.#added ??= Promise.resolve().then(() => {
+      const users = this.#adding.splice(0).filter((name) => this.#single.has(name));
+      this.#added = undefined;
+      if (this.#some) return this.#some.add(users);
+      this.#some = this.#client.watch([]);
+      this.#some.on("change", (changes) => {
+        // Of one who was not known before it is only learnt how they are.
+        for (const change of changes) if (change.before) this.#tell(change, this.#single.get(change.user) ?? new Set());
+      });
+      return this.#some.add(users);
     });
+    return this.#added;
   }
 
   #forget(user: string): void {
@@ -100,6 +119,15 @@ export class Logins {
   #tell({ user, view, before }: UserChange, handlers: ReadonlySet<LoginHandler>): void {
     if (isOnline(view) === isOnline(before)) return;
     for (const handler of [...handlers]) guard(() => handler(user, isOnline(view)));
+  }
+}
+
+/** That a watch was closed is no failure of who asked for its end. */
+async function unlessClosed(ready: Promise<void>): Promise<void> {
+  try {
+    await ready;
+  } catch (error) {
+    if ((error as { code?: string }).code !== "closed") throw error;
   }
 }
 

@@ -29,6 +29,8 @@ export interface WatchSnapshot {
   readonly error: RollcallError | undefined;
 }
 
+type Entry = { readonly user: string } & UserView;
+
 /** Some users, or everybody, who are watched: how they are, wherever they are. They cannot tell. */
 export class Watch {
   /** Resolves when something is known of all of them; rejects where the server refuses. */
@@ -46,8 +48,10 @@ export class Watch {
   #isLive = false;
   #error: RollcallError | undefined;
   #timers = new Timers();
-  // Who was there before a reconnect and has not been told of since.
+  // Who was there before a reconnect, or a list that is told anew, and has not been told of since.
   #doubted = new Set<string>();
+  #isListing = false;
+  #waiting = new Set<{ readonly users: readonly string[]; readonly resolve: () => void }>();
 
   /** @internal `names` undefined: everybody. */
   constructor(people: People, names: readonly string[] | undefined) {
@@ -76,11 +80,21 @@ export class Watch {
   readonly getSnapshot = (): WatchSnapshot =>
     (this.#snapshot ??= Object.freeze({ users: new Map(this.views), isLive: this.#isLive, error: this.#error }));
 
-  /** Watches these as well. */
-  add(users: readonly string[]): void {
+  /** Watches these as well. Resolves when something is known of each; rejects where the server refuses one, and the others are watched. */
+  async add(users: readonly string[]): Promise<void> {
     const fresh = users.filter((user) => this.names && !this.names.has(user));
     for (const user of fresh) this.names?.add(user);
-    if (fresh.length) void this.#ask(fresh);
+    if (fresh.length === 0) return;
+    this.#isLive = false;
+    this.#touch();
+    // Without a connection they are asked for together with the rest by the next.
+    const refusal = await this.#ask(fresh);
+    await new Promise<void>((resolve) => {
+      this.#waiting.add({ users: fresh, resolve });
+      this.check();
+    });
+    const isRefused = this.#people.line.state === "ended" || fresh.some((user) => !this.names?.has(user));
+    if (refusal || (isRefused && this.#error)) throw refusal ?? this.#error;
   }
 
   /** Watches these no more. */
@@ -88,6 +102,7 @@ export class Watch {
     const gone = users.filter((user) => this.names?.delete(user));
     for (const user of gone) this.views.delete(user);
     this.#people.release(gone);
+    this.check();
     this.#touch();
   }
 
@@ -95,6 +110,7 @@ export class Watch {
   close(): void {
     this.#timers.stop();
     this.#people.end(this);
+    this.check();
     this.#reject(new RollcallError("closed", "this watch was closed"));
     this.emitter.clear();
   }
@@ -102,8 +118,9 @@ export class Watch {
   /** @internal A connection begins or goes on. */
   opened(): void {
     this.#timers.stop();
+    this.#isListing = false;
     this.#doubted = new Set(this.views.keys());
-    void this.#ask(this.names && [...this.names]);
+    void this.#askAll();
   }
 
   /** @internal */
@@ -112,12 +129,15 @@ export class Watch {
     if (error) {
       this.#error = error;
       this.#reject(error);
+      this.check();
     }
     this.#touch();
   }
 
   /** @internal */
-  heard(entries: readonly ({ readonly user: string } & UserView)[]): void {
+  heard(entries: readonly Entry[], page?: { readonly more: boolean }): void {
+    if (page && !this.names && !this.#isListing) this.#doubted = new Set(this.views.keys());
+    if (page) this.#isListing = page.more;
     const changes: UserChange[] = [];
     for (const { user, ...view } of entries) {
       if (this.names && !this.names.has(user)) continue;
@@ -129,8 +149,15 @@ export class Watch {
       else this.views.set(user, view);
       changes.push({ user, view, before });
     }
+    // Who is not in the whole list is not online any more.
+    if (page && !this.names && !page.more) {
+      for (const user of this.#doubted) changes.push({ user, view: { status: "offline" }, before: this.views.get(user) });
+      for (const user of this.#doubted) this.views.delete(user);
+      this.#doubted.clear();
+    }
     this.#tell(changes);
-    this.check();
+    if (page && !this.names && !page.more) this.#goLive();
+    else this.check();
   }
 
   /** @internal */
@@ -144,36 +171,47 @@ export class Watch {
 
   /** @internal Settles `ready` and `isLive` where everything is known. */
   check(): void {
-    if (this.#isLive || !this.names || this.#doubted.size > 0) return;
-    for (const name of this.names) if (!this.views.has(name)) return;
-    this.#goLive();
+    const isKnown = (user: string) => this.views.has(user) || !this.names?.has(user);
+    const isOver = this.#people.line.state === "ended" || !this.#people.has(this);
+    for (const entry of this.#waiting) {
+      if (!isOver && !entry.users.every(isKnown)) continue;
+      this.#waiting.delete(entry);
+      entry.resolve();
+    }
+    if (!isOver && !this.#isLive && this.names && this.#doubted.size === 0 && [...this.names].every(isKnown)) this.#goLive();
   }
 
-  async #ask(users: readonly string[] | undefined): Promise<void> {
-    if (this.#people.line.state !== "open") return;
+  async #askAll(): Promise<void> {
+    const refusal = await this.#ask(this.names && [...this.names]);
+    if (refusal) this.fail(refusal);
+    this.check();
+  }
+
+  /** Asks for these. Those that the server refuses are not among the names any more, and the answer says why. */
+  async #ask(users: readonly string[] | undefined): Promise<RollcallError | undefined> {
+    const { line } = this.#people;
+    if (line.state !== "open") return undefined;
     try {
-      if (users === undefined) {
-        await this.#people.line.ask({ op: "watch", all_users: true });
-        this.#allTold();
-      }
-      for (let at = 0; users && at < users.length; at += MOST_NAMES) {
-        await this.#people.line.ask({ op: "watch", users: users.slice(at, at + MOST_NAMES) });
-      }
-      this.check();
+      if (users === undefined) await this.#people.askForAll(this);
+      for (let at = 0; users && at < users.length; at += MOST_NAMES) await line.ask({ op: "watch", users: users.slice(at, at + MOST_NAMES) });
+      // Of those whom another watch shows already the server may have nothing more to say.
+      if (users) this.heard(this.#people.known(users));
+      return undefined;
     } catch (error) {
       const why = toError(error);
-      if (!why.isPassing) this.fail(why);
-      else if (this.#people.line.state === "open") this.#timers.after(why.retryAfterMs ?? 1000, () => void this.#ask(users));
+      if (why.isPassing) {
+        if (line.state === "open") this.#timers.after(why.retryAfterMs ?? 1000, () => void this.#askAll());
+        return undefined;
+      }
+      if (why.code === "forbidden" && users && users.length > 1) {
+        // One who may not be watched is no reason not to watch the others: the halves find out who it is.
+        const middle = users.length >> 1;
+        const first = await this.#ask(users.slice(0, middle));
+        return (await this.#ask(users.slice(middle))) ?? first;
+      }
+      for (const user of users ?? []) this.names?.delete(user);
+      return why;
     }
-  }
-
-  /** Who is not in the whole list is not online any more. */
-  #allTold(): void {
-    const changes = [...this.#doubted].map((user) => ({ user, view: { status: "offline" } as const, before: this.views.get(user) }));
-    this.#doubted.clear();
-    for (const { user } of changes) this.views.delete(user);
-    this.#tell(changes);
-    this.#goLive();
   }
 
   #goLive(): void {
@@ -221,10 +259,33 @@ export class People {
     return found;
   }
 
+  has(watch: Watch): boolean {
+    return this.#watches.has(watch);
+  }
+
   end(watch: Watch): void {
     if (!this.#watches.delete(watch)) return;
     if (watch.names) this.release([...watch.names]);
     else if (![...this.#watches].some((other) => !other.names)) this.line.ask({ op: "unwatch", all_users: true }).catch(() => {});
+  }
+
+  /** Asks for everybody, from the beginning also where another watch of them is told already. */
+  async askForAll(watch: Watch): Promise<void> {
+    if ([...this.#watches].some((other) => other !== watch && !other.names)) await this.line.ask({ op: "unwatch", all_users: true }).catch(() => {});
+    await this.line.ask({ op: "watch", all_users: true });
+  }
+
+  /** What is known of these by any watch that is up to date. */
+  known(users: readonly string[]): Entry[] {
+    const found = new Map<string, Entry>();
+    for (const watch of this.#watches) {
+      if (!watch.getSnapshot().isLive) continue;
+      for (const user of users) {
+        const view = watch.views.get(user);
+        if (view) found.set(user, { user, ...view });
+      }
+    }
+    return [...found.values()];
   }
 
   /** These are watched no more, unless another watch wants them. */
@@ -244,10 +305,17 @@ export class People {
   }
 
   heard(frame: EventFrame): void {
-    for (const watch of [...this.#watches]) watch.heard(frame.users as ({ user: string } & UserView)[]);
+    const page = frame.all_users ? { more: Boolean(frame.more) } : undefined;
+    for (const watch of [...this.#watches]) watch.heard(frame.users as Entry[], page);
   }
 
+  /** The client ended, and its watches with it. */
   fail(error: RollcallError): void {
-    for (const watch of [...this.#watches]) watch.fail(error);
+    const watches = [...this.#watches];
+    this.#watches.clear();
+    for (const watch of watches) {
+      watch.fail(error);
+      watch.check();
+    }
   }
 }

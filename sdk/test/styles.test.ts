@@ -102,7 +102,7 @@ test("logins and logouts of one user are told, and nothing else of them", LIMIT,
   const logins = new Logins(connect("watcher"));
   const told: unknown[] = [];
   const handler = (name: string, isOnline: boolean) => told.push([name === user, isOnline]);
-  logins.subscribe(user, handler);
+  await logins.subscribe(user, handler);
   assert.deepEqual(await logins.getAll([user, other]), { [user]: false, [other]: false });
   const there = connect(user);
   connect(other);
@@ -116,6 +116,36 @@ test("logins and logouts of one user are told, and nothing else of them", LIMIT,
   await again.join(fresh("room")).ready;
   logins.unsubscribe();
   assert.equal(told.length, 2);
-  assert.throws(() => logins.subscribe("", handler), TypeError);
+  await assert.rejects(logins.subscribe("", handler), TypeError);
   assert.throws(() => (logins as unknown as { unsubscribe(user: string): void }).unsubscribe("name"), TypeError);
+});
+
+test("a subscription that the token does not allow is refused, and the others stay", LIMIT, async () => {
+  const user = fresh("user");
+  const logins = new Logins(connect("watcher", { users: [user] }));
+  const told: unknown[] = [];
+  await logins.subscribe(user, (_, isOnline) => told.push(isOnline));
+  await assert.rejects(logins.subscribe("stranger", () => {}), { code: "forbidden" });
+  await assert.rejects(logins.subscribe(() => {}), { code: "forbidden" });
+  connect(user);
+  await eventually("the login is told", () => told, [true]);
+});
+
+test("everybody's logins are told, not those before; and who is online can be asked", LIMIT, async () => {
+  const [early, late] = [fresh("user"), fresh("user")];
+  const there = connect(early);
+  await there.join(fresh("room")).ready;
+  const logins = new Logins(connect("watcher"));
+  const told: unknown[] = [];
+  const handler = (name: string, isOnline: boolean) => (name === early || name === late) && told.push([name === early ? "early" : "late", isOnline]);
+  await logins.subscribe(handler);
+  assert.ok((await logins.getAll()).includes(early));
+  const other = connect(late);
+  await eventually("the login is told", () => told, [["late", true]]);
+  there.close();
+  await eventually("the logout is told", () => told, [["late", true], ["early", false]]);
+  logins.unsubscribe(handler);
+  other.close();
+  assert.ok(!(await logins.getAll()).includes(early));
+  assert.equal(told.length, 2);
 });
