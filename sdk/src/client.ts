@@ -22,6 +22,11 @@ export interface RollcallOptions {
   readonly present?: boolean;
   /** Whether tabs of one user share one connection: true unless it is said otherwise, in pages that can. */
   readonly share?: boolean;
+  /**
+   * Whether a page that goes says goodbye, which is a leave at once: false unless it is said otherwise. A page cannot tell its end from a
+   * reload, which would be a leave and a join then; without, neither is seen but the end, when the grace is over.
+   */
+  readonly goodbye?: boolean;
   /** How long what is asked for once (`get`, `send`, `setStatus`) waits for a connection before it fails as `offline`, milliseconds. */
   readonly waitMs?: number;
   /** A WebSocket constructor, where neither the environment nor the package `ws` has one. */
@@ -58,6 +63,7 @@ export class Rollcall {
   #emitter = new Emitter<ClientEvents>();
   #views = new Map<string, View<unknown>>();
   #typists = new Map<string, Typist>();
+  #goodbye: boolean;
   #endPage: () => void = () => {};
   #isStarted = false;
   #isClosed = false;
@@ -82,6 +88,7 @@ export class Rollcall {
         failed: (error) => this.#emitter.emit("error", error),
       },
     );
+    this.#goodbye = options.goodbye ?? false;
     this.#people = new People(this.#line);
     this.users = {
       get: (users) => this.#people.get(users),
@@ -122,12 +129,13 @@ export class Rollcall {
     this.#isClosed = false;
     if (!this.#isStarted) {
       this.#isStarted = true;
-      this.#endPage = watchPage({
+      const listener = {
         active: () => this.active(),
         hurry: () => this.#line.hurry(),
-        hidden: (isKept) => this.#line.stop(isKept),
+        hidden: (isPause: boolean) => this.#line.stop(isPause),
         shown: () => this.#line.start(),
-      });
+      };
+      this.#endPage = watchPage(listener, this.#goodbye);
     }
     this.#line.start();
   }

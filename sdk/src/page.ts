@@ -8,14 +8,17 @@ export interface PageListener {
   active(): void;
   /** The network may be another. */
   hurry(): void;
-  /** The page goes; `isKept`: the browser may show it again as it was. */
-  hidden(isKept: boolean): void;
+  /** The page goes; `isPause`: this user may be back in a moment, and nobody should see a leave. */
+  hidden(isPause: boolean): void;
   /** A kept page is shown again. */
   shown(): void;
 }
 
-/** Listens to the page, or to as much of one as there is: a worker has a network only, and Node nothing. The answer ends it. */
-export function watchPage(listener: PageListener): () => void {
+/**
+ * Listens to the page, or to as much of one as there is: a worker has a network only, and Node nothing. The answer ends it. `goodbye` says
+ * whether the end of the page is an end: from inside it looks like a reload.
+ */
+export function watchPage(listener: PageListener, goodbye: boolean): () => void {
   const scope = globalThis as typeof globalThis & { addEventListener?: unknown };
   if (typeof scope.addEventListener !== "function") return () => {};
   const ends: (() => void)[] = [];
@@ -37,7 +40,7 @@ export function watchPage(listener: PageListener): () => void {
   };
   for (const name of ACTIVITIES) on(scope, name, active);
   on(document, "visibilitychange", active);
-  on(scope, "pagehide", (event) => listener.hidden((event as PageTransitionEvent).persisted));
+  on(scope, "pagehide", (event) => listener.hidden((event as PageTransitionEvent).persisted || !goodbye));
   on(scope, "pageshow", (event) => (event as PageTransitionEvent).persisted && listener.shown());
   return end;
 }

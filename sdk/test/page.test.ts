@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { afterEach, beforeEach, mock, test } from "node:test";
 
-import { Rollcall } from "@rollcall/client";
+import { Rollcall, type RollcallOptions } from "@rollcall/client";
 
 import { FakeSocket, pass, settle, startClock, stopClock } from "./fake.js";
 
@@ -25,8 +25,8 @@ afterEach(() => {
   startClock();
 });
 
-async function opened(): Promise<Rollcall> {
-  const client = new Rollcall({ url: "http://there", token: () => "h.e30.s", WebSocket: FakeSocket, platform: {} });
+async function opened(options: Partial<RollcallOptions> = {}): Promise<Rollcall> {
+  const client = new Rollcall({ url: "http://there", token: () => "h.e30.s", WebSocket: FakeSocket, platform: {}, ...options });
   await settle();
   await FakeSocket.last.welcome("r1");
   return client;
@@ -66,14 +66,17 @@ test("a page that is hidden is not active, and one that is shown again is", asyn
   client.close();
 });
 
-test("a page that goes says goodbye", async () => {
-  await opened();
-  happens("pagehide", { persisted: false });
-  assert.deepEqual([FakeSocket.last.count("bye"), FakeSocket.last.closedWith], [1, 1000]);
+test("a page that goes says nothing, for it may only be reloaded, and goodbye where the application wants that", async () => {
+  for (const goodbye of [undefined, false, true]) {
+    const client = await opened(goodbye === undefined ? {} : { goodbye });
+    happens("pagehide", { persisted: false });
+    assert.deepEqual([FakeSocket.last.count("bye"), FakeSocket.last.closedWith], goodbye ? [1, 1000] : [0, 4000]);
+    client.close();
+  }
 });
 
 test("a page that the browser keeps says nothing, and goes on where it was when it is shown again", async () => {
-  const client = await opened();
+  const client = await opened({ goodbye: true });
   happens("pagehide", { persisted: true });
   assert.deepEqual([FakeSocket.last.count("bye"), FakeSocket.last.closedWith], [0, 4000]);
   happens("pageshow", { persisted: true });
