@@ -1,11 +1,14 @@
 import { RollcallError } from "./errors.js";
 
+// What handlers get differs from library to library in more than is used here, and types of handlers admit no less.
+type Handler<Event> = ((this: any, event: Event & any) => void) | null;
+
 /** What is used of a WebSocket. */
 export interface Socket {
-  onopen: ((event: never) => void) | null;
-  onmessage: ((event: { data: unknown }) => void) | null;
-  onclose: ((event: { code: number; reason: string }) => void) | null;
-  onerror: ((event: never) => void) | null;
+  onopen: Handler<unknown>;
+  onmessage: Handler<{ data: unknown }>;
+  onclose: Handler<{ code: number; reason: string }>;
+  onerror: Handler<unknown>;
   send(text: string): void;
   close(code?: number, reason?: string): void;
 }

@@ -117,22 +117,9 @@ export class View<State> {
 
   /** A handle is given back. */
   async drop(handle: Channel<State>): Promise<void> {
-    this.#handles.delete(handle);
-    const hadRooms = this.#rooms.size > 0;
-    this.#rooms.delete(handle as Room<State>);
-    const wasLast = hadRooms && this.#rooms.size === 0;
-    if (wasLast) {
-      this.typist.type(false);
-      this.isJoined = this.#isSettled = false;
-      this.#mustLeave = true;
-    }
-    if (this.#watched !== undefined && this.#level() === undefined) {
-      this.#watched = undefined;
-      this.isLive = false;
-      this.#line.ask({ op: "unwatch", channel: this.name }).catch(() => {});
-    }
+    const leaves = this.#remove(handle);
     this.#touch();
-    if (wasLast) await this.#leave();
+    if (leaves) await this.#leave();
     this.#endIfIdle();
   }
 
@@ -269,11 +256,30 @@ export class View<State> {
     this.error = error;
     for (const handle of [...this.#handles]) {
       if (!concerns(handle)) continue;
-      this.#handles.delete(handle);
-      this.#rooms.delete(handle as Room<State>);
+      // Of a room that may not be watched the place is given back too: nobody has a handle for it any more.
+      const isIn = this.isJoined;
+      if (this.#remove(handle)) this.#mustLeave = isIn;
+      if (this.#mustLeave) void this.#leave().then(() => this.#endIfIdle());
       handle.fail(error);
     }
     this.#endIfIdle();
+  }
+
+  /** Takes a handle off, and ends the watch with the last that watches. The answer is whether it was the last that is in the channel. */
+  #remove(handle: Channel<State>): boolean {
+    this.#handles.delete(handle);
+    const isLast = this.#rooms.delete(handle as Room<State>) && this.#rooms.size === 0;
+    if (isLast) {
+      this.typist.type(false);
+      this.isJoined = this.#isSettled = false;
+      this.#mustLeave = true;
+    }
+    if (this.#watched !== undefined && this.#level() === undefined) {
+      this.#watched = undefined;
+      this.isLive = false;
+      this.#line.ask({ op: "unwatch", channel: this.name }).catch(() => {});
+    }
+    return isLast;
   }
 
   #tell(frame: SnapshotFrame | DeltaFrame): void {

@@ -1,5 +1,5 @@
 /** The bound of the first wait, milliseconds: quicker than the others, as the grace of a broken connection runs. */
-const FIRST_MS = 250;
+const FIRST_MS = 500;
 /** The bound that doubles with each further attempt, milliseconds. */
 const SECOND_MS = 1000;
 /** What the bound grows to, milliseconds. */

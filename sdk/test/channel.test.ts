@@ -5,6 +5,7 @@ import { afterEach, beforeEach, mock, test } from "node:test";
 
 import { Rollcall, type Room } from "@rollcall/client";
 
+import { mergePatch } from "../dist/merge.js";
 import { FakeSocket, pass, settle, startClock, stopClock } from "./fake.js";
 
 let client: Rollcall;
@@ -70,6 +71,34 @@ test("one is shown only when one is in what is shown", async () => {
   assert.equal(isReady, true);
 });
 
+test("what does not follow is not shown, and the whole is asked for, once", async () => {
+  const room = await joined();
+  await delta(4, 5, { join: [{ ...ann, user: "ben" }] });
+  await delta(5, 6, { join: [{ ...ann, user: "zoe" }] });
+  assert.deepEqual([...room.members.keys()], ["ann"]);
+  assert.equal(FakeSocket.last.count("watch"), 2);
+  assert.equal((await FakeSocket.last.answer("watch")).since, undefined);
+  await snapshot(6, [ann, { ...ann, user: "zoe" }]);
+  assert.deepEqual([...room.members.keys()], ["ann", "zoe"]);
+});
+
+test("patches are merged as RFC 7396 says", () => {
+  const cases: [unknown, unknown, unknown][] = [
+    [{ a: "b" }, { a: "c" }, { a: "c" }],
+    [{ a: "b" }, { b: "c" }, { a: "b", b: "c" }],
+    [{ a: "b" }, { a: null }, {}],
+    [{ a: ["b"] }, { a: "c" }, { a: "c" }],
+    [{ a: { b: "c" } }, { a: { b: "d", c: null } }, { a: { b: "d" } }],
+    [{ a: [{ b: "c" }] }, { a: [1] }, { a: [1] }],
+    [{ a: "foo" }, "bar", "bar"],
+    [{ e: null }, { a: 1 }, { e: null, a: 1 }],
+    [{}, { a: { bb: { ccc: null } } }, { a: { bb: {} } }],
+  ];
+  for (const [target, patch, result] of cases) assert.deepEqual(mergePatch(target, patch), result);
+  const merged = mergePatch({}, JSON.parse('{"__proto__":{"polluted":true}}')) as Record<string, unknown>;
+  assert.deepEqual([Object.keys(merged), ({} as Record<string, unknown>).polluted], [["__proto__"], undefined]);
+});
+
 test("a handler sees the members as the event says", async () => {
   const room = await joined();
   const seen: string[][] = [];
@@ -116,6 +145,33 @@ test("who left while there was no connection is left with the next", async () =>
   await pass(250);
   await FakeSocket.last.welcome("r2", { resumed: true, channels: ["room"] });
   assert.deepEqual([FakeSocket.last.count("leave"), FakeSocket.last.count("join"), FakeSocket.last.count("watch")], [1, 0, 0]);
+});
+
+test("a room that may not be watched is left, and one that may not be joined is not watched", async () => {
+  const room = client.join("room");
+  await FakeSocket.last.answer("join", { channel: "room", epoch: "e", version: 1 });
+  await FakeSocket.last.refuse("watch", { code: "forbidden" });
+  await assert.rejects(room.ready, { code: "forbidden" });
+  assert.equal(FakeSocket.last.count("leave"), 1);
+  await FakeSocket.last.answer("leave");
+  const other = client.join("other");
+  await FakeSocket.last.answer("watch");
+  await FakeSocket.last.refuse("join", { code: "forbidden" });
+  await assert.rejects(other.ready, { code: "forbidden" });
+  assert.deepEqual(FakeSocket.last.asked("unwatch").channel, "other");
+});
+
+test("who leaves and comes again at once is in the channel", async () => {
+  const room = await joined();
+  const left = room.leave();
+  const again = client.join("room");
+  await FakeSocket.last.answer("leave");
+  await left;
+  await FakeSocket.last.answer("join", { channel: "room", epoch: "e", version: 3 });
+  await FakeSocket.last.answer("watch");
+  await snapshot(3);
+  await again.ready;
+  assert.deepEqual(FakeSocket.last.sent.map(({ op }) => op).filter((op) => op === "join" || op === "leave"), ["join", "leave", "join"]);
 });
 
 test("typing is said when it begins, again while it goes on, and when it ends", async () => {

@@ -29,8 +29,8 @@ async function opened(options: Partial<RollcallOptions> = {}): Promise<Rollcall>
   return made;
 }
 
-test("waits are drawn from the whole length up to a bound: the first is quick, then a second that doubles up to thirty", () => {
-  assert.deepEqual([0, 1, 2, 3, 50].map((attempt) => fullJitter(attempt, () => 1)), [250, 1000, 2000, 4000, 30_000]);
+test("waits are drawn from the whole length up to a bound: the first is quicker, then a second that doubles up to thirty", () => {
+  assert.deepEqual([0, 1, 2, 3, 50].map((attempt) => fullJitter(attempt, () => 1)), [500, 1000, 2000, 4000, 30_000]);
   assert.equal(fullJitter(50, () => 0), 0);
 });
 
@@ -48,7 +48,7 @@ test("a broken connection comes back with the newest resume token, each time aft
   const made = await opened();
   FakeSocket.last.breaks();
   assert.equal(made.state, "waiting");
-  await pass(124);
+  await pass(249);
   assert.equal(FakeSocket.all.length, 1);
   await pass(1);
   assert.equal(FakeSocket.all.length, 2);

@@ -5,6 +5,7 @@ import { fileURLToPath } from "node:url";
 import { gzipSync } from "node:zlib";
 import { test } from "node:test";
 
+import type { RollcallOptions } from "@rollcall/client";
 import { build } from "esbuild";
 
 const KB = 1000;
@@ -47,4 +48,11 @@ test("it is made of nothing but itself", async () => {
   const { readFile } = await import("node:fs/promises");
   const shipped = JSON.parse(await readFile(new URL("../package.json", import.meta.url), "utf8")) as Record<string, unknown>;
   assert.equal(shipped.dependencies, undefined);
+});
+
+test("the browser's WebSocket and that of `ws` are taken as they are", async () => {
+  const { WebSocket: Library } = await import("ws");
+  const own: RollcallOptions = { token: () => "", WebSocket: globalThis.WebSocket };
+  const library: RollcallOptions = { token: () => "", WebSocket: Library };
+  assert.ok(own && library, "what counts is that it compiles");
 });
