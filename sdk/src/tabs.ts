@@ -133,6 +133,16 @@ export class Tabs {
     const { url, hello } = this.#options;
     this.#token = token;
     this.#name = `rollcall ${JSON.stringify([url, claimsOf(token).sub ?? null, hello])}`;
+    try {
+      await this.#queue(turn);
+    } catch {
+      // A page that may not use locks or speak to others, such as one in a frame without an origin, is alone.
+    }
+    if (turn === this.#turn) this.#lead();
+  }
+
+  /** Resolves when it is this tab's turn to lead. */
+  async #queue(turn: number): Promise<void> {
     const radio = new this.#Radio(this.#name);
     radio.onmessage = ({ data }) => this.#hear(data as Said);
     this.#radio = radio;
@@ -148,7 +158,6 @@ export class Tabs {
         this.#timers.after(HEIR_MS, resolve);
       });
     }
-    if (turn === this.#turn) this.#lead();
   }
 
   async #firstToken(turn: number): Promise<string | undefined> {
@@ -173,13 +182,14 @@ export class Tabs {
 
   /** Resolves when this tab has the lock, which it keeps until it stops. */
   #hold(name: string): Promise<void> {
-    return new Promise((resolve) => {
+    return new Promise((resolve, reject) => {
       const held = () =>
         new Promise<void>((release) => {
           this.#releases.push(release);
           resolve();
         });
-      this.#locks.request(name, { signal: this.#abort.signal }, held).catch(() => {});
+      const { signal } = this.#abort;
+      this.#locks.request(name, { signal }, held).catch((error: unknown) => !signal.aborted && reject(error));
     });
   }
 

@@ -244,6 +244,34 @@ test("a Redis that was restarted, and is empty, costs nobody the place", LIMIT, 
   }
 });
 
+test("when its instance is killed a client goes on at another, and nobody is told", LIMIT, async () => {
+  const channel = fresh();
+  const redis = await startRedis();
+  const settings = { REDIS__URL: redis.address };
+  const [one, two] = [await startServer(settings), await startServer(settings)];
+  const proxy = await startProxy(one.address);
+  try {
+    const ann = connect("ann", { url: proxy.address });
+    const room = ann.join(channel, { state: { n: 1 } });
+    const watched = connect(null, { url: two.address }).channel(channel);
+    await Promise.all([room.ready, watched.ready]);
+    await eventually("ann is seen", () => people(watched), ["ann"]);
+    const told = diary(watched);
+    const connection = ann.welcome?.connection;
+    proxy.target = two.address;
+    await one.stop("SIGKILL");
+    await eventually("it is noticed", () => room.isLive, false);
+    await eventually("it goes on", () => room.isLive, true);
+    assert.deepEqual([ann.welcome?.connection, ann.welcome?.resumed], [connection, true]);
+    await room.update({ n: 2 });
+    await eventually("the change is told, and nothing else", () => told, ['update ann {"n":2}']);
+  } finally {
+    await proxy.stop();
+    await two.stop();
+    await redis.stop();
+  }
+});
+
 test("a refusal says what to do, ends what it concerns and nothing else", LIMIT, async () => {
   const can = { join: ["room:**"], watch: ["room:**", "open"] };
   const ann = connect("ann", { token: () => token("ann", { can }) });

@@ -100,6 +100,8 @@ export async function freePort(): Promise<number> {
 /** Stands between client and server, frame by frame. */
 export interface Proxy {
   readonly address: string;
+  /** Where sockets are led that come from now on. */
+  target: string;
   /** Frames for which this answers true go no further. */
   losesToClient: (frame: Record<string, unknown>) => boolean;
   /** What clients have said, oldest first. */
@@ -117,6 +119,7 @@ export async function startProxy(target: string): Promise<Proxy> {
   const pairs = new Set<[WebSocket, WebSocket]>();
   const proxy: Proxy = {
     address: `http://127.0.0.1:${(server.address() as AddressInfo).port}`,
+    target,
     losesToClient: () => false,
     said: [],
     refuses: false,
@@ -129,7 +132,7 @@ export async function startProxy(target: string): Promise<Proxy> {
   };
   server.on("connection", (client) => {
     if (proxy.refuses) return client.terminate();
-    const upstream = new WebSocket(`${target.replace(/^http/, "ws")}/v1/ws`, "rollcall.v1");
+    const upstream = new WebSocket(`${proxy.target.replace(/^http/, "ws")}/v1/ws`, "rollcall.v1");
     const pair: [WebSocket, WebSocket] = [client, upstream];
     pairs.add(pair);
     const early: string[] = [];

@@ -240,3 +240,18 @@ test("where tabs cannot find each other each has a connection of its own", async
   await open("ann", { platform: {} });
   assert.equal(FakeSocket.all.length, 2);
 });
+
+test("a page that may not use locks, or speak to others, is alone and connects", async () => {
+  const refusing = { request: () => Promise.reject(new Error("not in this frame")) } as unknown as Pick<LockManager, "request">;
+  const one = await open("ann", { platform: { locks: refusing, BroadcastChannel: radio.tab().BroadcastChannel } });
+  await FakeSocket.last.welcome("r1");
+  assert.equal(one.client.state, "open");
+  class Mute {
+    constructor() {
+      throw new Error("not in this frame");
+    }
+  }
+  await open("ann", { platform: { locks: locks.tab().locks, BroadcastChannel: Mute as unknown as typeof BroadcastChannel } });
+  await FakeSocket.last.welcome("r2");
+  assert.equal(FakeSocket.all.length, 2);
+});
