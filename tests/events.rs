@@ -102,6 +102,41 @@ async fn a_listener_to_everybody_gets_who_is_online_and_then_who_comes_and_goes(
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_listener_to_a_pattern_gets_its_channels_and_then_who_comes_and_goes_in_each() {
+    let redis = Redis::start().await;
+    let keys = [api_key_setting("all", "read+write", API_KEY), api_key_setting("rooms", "read(room:*)", "rooms")];
+    let settings = [
+        redis.space(),
+        vec![("ROLLCALL__AUTH__API_KEYS", keys.join(",")), ("ROLLCALL__LIMITS__PATTERN_CHANNELS", "3".to_owned())],
+    ]
+    .concat();
+    let (one, two) = (Instance::start(&settings).await, Instance::start(&settings).await);
+    put(&two.rest(), "room:1", "ann", json!({})).await;
+    put(&two.rest(), "lobby", "ann", json!({})).await;
+    let headers = [("authorization", "Bearer rooms")];
+    let mut events = Events::open(&one.url(), "pattern=room:*", &headers).await.ok().unwrap();
+    events.until("the list", |events| events.pattern.is_complete()).await;
+    assert_eq!(events.pattern.channels.keys().collect::<Vec<_>>(), ["room:1"]);
+    put(&two.rest(), "room:2", "ben", json!({})).await;
+    events.until("another channel", |events| events.pattern.channels.contains_key("room:2")).await;
+    assert_eq!(two.rest().delete("/v1/channels/room:1/members/ann").await.status, 204);
+    events.until("who goes", |events| !events.pattern.channels.contains_key("room:1")).await;
+
+    for (query, headers) in [("pattern=**", &headers[..]), ("pattern=other:*", &headers[..])] {
+        problem(&refused(&one, query, headers).await, 403, "forbidden");
+    }
+    // Where it comes to mean too much it is said, and the stream ends.
+    for n in 3..10 {
+        put(&two.rest(), &format!("room:{n}"), "cem", json!({})).await;
+    }
+    events.until("the end", |events| events.seen.iter().any(|event| event.data["event"] == "unwatched")).await;
+    let last = events.next().await.data;
+    assert_eq!((&last["event"], &last["code"]), (&json!("closed"), &json!(1000)), "{last}");
+    events.end().await;
+    problem(&refused(&one, "pattern=room:*", &headers).await, 409, "limit");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_listener_to_users_gets_how_they_are_and_then_what_changes_on_every_instance() {
     let redis = Redis::start().await;
     let space = redis.space();
@@ -470,6 +505,11 @@ async fn what_is_no_question_is_refused_and_what_is_wrong_is_named() {
         ("users=ann,,ben", "`users`"),
         ("users=ann,b%20c", "`users`"),
         ("users=ann&level=users", "`level`"),
+        ("pattern=a*", "whole segment"),
+        ("pattern=**:a", "last segment"),
+        ("pattern=", "the query:"),
+        ("pattern=a:*&channel=a", "says what to listen to"),
+        ("pattern=a:*&last_event_id=e:1", "`last_event_id`"),
         ("all_users=true&channel=a", "says what to listen to"),
         ("all_users=true&users=ann", "says what to listen to"),
         ("all_users=false", "`all_users`"),

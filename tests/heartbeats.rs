@@ -180,6 +180,7 @@ async fn where_there_is_no_presence_everybody_is_told_so_and_nobody_is_shown_an_
     expect(rest.put("/v1/channels/feed:1/members/ben", json!({})).await, "put");
     let key = ("authorization", "Bearer key-of-the-tests");
     expect(Events::open(&one.url(), "channel=feed:1", &[key]).await.err().unwrap(), "events");
+    expect(Events::open(&one.url(), "pattern=feed:1", &[key]).await.err().unwrap(), "events of a pattern");
     let item = |channel: &str| json!({"user": "ben", "channel": channel});
     let results = beat(&rest, vec![item("feed:1"), item("room:1")]).await;
     assert_eq!(results[0]["error"]["code"], "forbidden");

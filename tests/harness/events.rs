@@ -6,7 +6,7 @@ use serde_json::Value;
 use tokio::time::{Instant, timeout_at};
 
 use super::{
-    Answer, DEADLINE,
+    Answer, DEADLINE, PatternView,
     view::{Level, View},
 };
 
@@ -22,6 +22,8 @@ pub struct Events {
     response: reqwest::Response,
     unread: Vec<u8>,
     pub view: View,
+    /// What it is told of the channels of a pattern.
+    pub pattern: PatternView,
     /// The id of the last event that had one.
     pub last_id: Option<String>,
     /// After how long a browser would come back.
@@ -55,6 +57,7 @@ impl Events {
             response,
             unread: Vec::new(),
             view: View::new(level),
+            pattern: PatternView::default(),
             last_id: None,
             retry_ms: None,
             comments: 0,
@@ -108,7 +111,10 @@ impl Events {
         }
         self.last_id = id.clone().or(self.last_id.take());
         let data: Value = serde_json::from_str(&data?).expect("the data is JSON");
-        if matches!(data["event"].as_str(), Some("snapshot" | "delta")) && data["channel"].is_string() {
+        if data["pattern"].is_string() && data["event"] != "unwatched" {
+            self.pattern.take(&data).unwrap_or_else(|why| panic!("{why}: {data}"));
+            assert_eq!(id, None, "only one channel can be gone on with");
+        } else if matches!(data["event"].as_str(), Some("snapshot" | "delta")) {
             self.view.take(&data).unwrap_or_else(|why| panic!("{why}: {data}"));
             let number = data["to"].as_u64().or(data["version"].as_u64()).expect("a version");
             let expected = format!("{}:{number}", data["epoch"].as_str().expect("an epoch"));
