@@ -82,7 +82,14 @@ impl Person {
             match &self.client {
                 None => self.come().await,
                 Some(client) if timeout(PATIENCE, client.ping()).await.is_ok_and(|answer| answer.is_ok()) => {
-                    return self;
+                    // That it is over nobody says any more.
+                    let there = CHANNELS.iter().find(|name| self.joined.get(*name) == Some(&Sure::Yes));
+                    if let Some(name) = there {
+                        self.say_typing("channel", name, true).await;
+                    }
+                    if self.client.is_some() {
+                        return self;
+                    }
                 }
                 Some(_) => self.broken().await,
             }
@@ -340,6 +347,10 @@ impl Person {
         let to = format!("watcher-{}-users", self.chance.random_range(0..PLACES));
         let (key, place) = if self.chance.random_bool(0.8) { ("channel", name) } else { ("to", to.as_str()) };
         let is_typing = self.chance.random_bool(0.8);
+        self.say_typing(key, place, is_typing).await;
+    }
+
+    async fn say_typing(&mut self, key: &str, place: &str, is_typing: bool) {
         let (world, user) = (self.world.clone(), self.user);
         let say = || {
             if is_typing {
@@ -353,7 +364,7 @@ impl Person {
         match answer {
             Some(Ok(_)) => world.truth.lock().unwrap().count("typing"),
             // Whether it has joined is not sure.
-            Some(Err(error)) if error.code == "conflict" && self.joined.get(name) == Some(&Sure::Unknown) => {}
+            Some(Err(error)) if error.code == "conflict" && self.joined.get(place) == Some(&Sure::Unknown) => {}
             Some(Err(error)) => self.expect_unavailable("typing", &error),
             None => {}
         }
