@@ -189,28 +189,21 @@ export class Watch {
 
   /** Asks for these. Those that the server refuses are not among the names any more, and the answer says why. */
   async #ask(users: readonly string[] | undefined): Promise<RollcallError | undefined> {
-    const { line } = this.#people;
-    if (line.state !== "open") return undefined;
+    const people = this.#people;
+    if (people.line.state !== "open") return undefined;
     try {
-      if (users === undefined) await this.#people.askForAll(this);
-      for (let at = 0; users && at < users.length; at += MOST_NAMES) await line.ask({ op: "watch", users: users.slice(at, at + MOST_NAMES) });
+      if (users === undefined) return void (await people.askForAll(this));
+      const refused = await people.askFor(users);
       // Of those whom another watch shows already the server may have nothing more to say.
-      if (users) this.heard(this.#people.known(users));
-      return undefined;
+      this.heard(people.known(users));
+      const mine = users.filter((user) => refused.has(user));
+      for (const user of mine) this.names?.delete(user);
+      return mine[0] === undefined ? undefined : refused.get(mine[0]);
     } catch (error) {
       const why = toError(error);
-      if (why.isPassing) {
-        if (line.state === "open") this.#timers.after(why.retryAfterMs ?? 1000, () => void this.#askAll());
-        return undefined;
-      }
-      if (why.code === "forbidden" && users && users.length > 1) {
-        // One who may not be watched is no reason not to watch the others: the halves find out who it is.
-        const middle = users.length >> 1;
-        const first = await this.#ask(users.slice(0, middle));
-        return (await this.#ask(users.slice(middle))) ?? first;
-      }
-      for (const user of users ?? []) this.names?.delete(user);
-      return why;
+      if (!why.isPassing) return why;
+      if (people.line.state === "open") this.#timers.after(why.retryAfterMs ?? 1000, () => void this.#askAll());
+      return undefined;
     }
   }
 
@@ -237,6 +230,9 @@ export class Watch {
 export class People {
   readonly line: Line;
   #watches = new Set<Watch>();
+  // Names that watches want just now, which are asked for together: a page may have a watch for each user.
+  #wanted = new Set<string>();
+  #asking: Promise<Map<string, RollcallError>> | undefined;
 
   constructor(line: Line) {
     this.line = line;
@@ -273,6 +269,35 @@ export class People {
   async askForAll(watch: Watch): Promise<void> {
     if ([...this.#watches].some((other) => other !== watch && !other.names)) await this.line.ask({ op: "unwatch", all_users: true }).catch(() => {});
     await this.line.ask({ op: "watch", all_users: true });
+  }
+
+  /** Asks for these, and answers who was refused. */
+  askFor(users: readonly string[]): Promise<ReadonlyMap<string, RollcallError>> {
+    for (const user of users) this.#wanted.add(user);
+    return (this.#asking ??= Promise.resolve().then(async () => {
+      const wanted = [...this.#wanted];
+      this.#wanted.clear();
+      this.#asking = undefined;
+      const refused = new Map<string, RollcallError>();
+      for (let at = 0; at < wanted.length; at += MOST_NAMES) await this.#askFor(wanted.slice(at, at + MOST_NAMES), refused);
+      return refused;
+    }));
+  }
+
+  async #askFor(users: readonly string[], refused: Map<string, RollcallError>): Promise<void> {
+    try {
+      await this.line.ask({ op: "watch", users });
+    } catch (error) {
+      const why = toError(error);
+      if (why.isPassing) throw why;
+      if (why.code === "forbidden" && users.length > 1) {
+        // One who may not be watched is no reason not to watch the others: the halves find out who it is.
+        const middle = users.length >> 1;
+        await this.#askFor(users.slice(0, middle), refused);
+        return this.#askFor(users.slice(middle), refused);
+      }
+      for (const user of users) refused.set(user, why);
+    }
   }
 
   /** What is known of these by any watch that is up to date. */

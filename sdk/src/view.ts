@@ -51,7 +51,9 @@ export class View<State> {
   #snapshot: ChannelSnapshot<State> | undefined;
   #line: Line;
   #ended: () => void;
-  #timers = new Timers();
+  // Apart, for one that is tried again is no reason not to try the other.
+  #joining = new Timers();
+  #watching = new Timers();
   #options: JoinOptions<State> = {};
   // Whether a join that was answered holds as it is, so that where the place was kept nothing need be sent.
   #isSettled = false;
@@ -133,7 +135,7 @@ export class View<State> {
       } catch (error) {
         if (!toError(error).isPassing) throw error;
         // Whether it was carried out is not known. What it should come to is known, and a join says so as a whole.
-        if (this.#line.state === "open") this.#timers.after(toError(error).retryAfterMs ?? 1000, () => void this.#join());
+        if (this.#line.state === "open") this.#joining.after(toError(error).retryAfterMs ?? 1000, () => void this.#join());
       }
     }
     this.#merge(patch);
@@ -155,18 +157,18 @@ export class View<State> {
     if (error) {
       this.error = error;
       this.#each((handle) => handle.refuse(error));
-      for (const { reject } of this.#rejoined.splice(0)) reject(error);
+      this.#giveUp(error);
     }
     this.#touch();
   }
 
   /** The client ended: every handle does. */
   end(error: RollcallError): void {
-    this.#timers.stop();
+    this.#stop();
     this.typist.forget();
     this.error = error;
     this.isLive = this.isJoined = false;
-    for (const { reject } of this.#rejoined.splice(0)) reject(error);
+    this.#giveUp(error);
     for (const handle of [...this.#handles]) handle.fail(error);
     this.#touch();
   }
@@ -195,6 +197,7 @@ export class View<State> {
 
   async #watch(isAnew = false): Promise<void> {
     const level = this.#level();
+    this.#watching.stop();
     if (level === undefined) return;
     const since = isAnew || this.roster.level !== level ? undefined : this.roster.since;
     if (!since) this.roster.expect();
@@ -205,12 +208,13 @@ export class View<State> {
       if (since && this.roster.since && this.#line.state === "open" && this.#watched) this.#goLive();
     } catch (error) {
       this.#watched = undefined;
-      this.#refused(toError(error), () => void this.#watch(), (handle) => handle.level !== undefined);
+      const again = () => void this.#watch();
+      this.#refused(toError(error), this.#watching, again, (handle) => handle.level !== undefined);
     }
   }
 
   async #join(isKept = false): Promise<void> {
-    this.#timers.stop();
+    this.#joining.stop();
     const { state, graceMs, onLeave } = this.#options;
     this.#isSettled = true;
     try {
@@ -232,8 +236,9 @@ export class View<State> {
     } catch (error) {
       this.#isSettled = false;
       const why = toError(error);
-      if (!why.isPassing) for (const { reject } of this.#rejoined.splice(0)) reject(why);
-      this.#refused(why, () => void this.#join(), (handle) => this.#rooms.has(handle as Room<State>));
+      if (!why.isPassing) this.#giveUp(why);
+      const again = () => void this.#join();
+      this.#refused(why, this.#joining, again, (handle) => this.#rooms.has(handle as Room<State>));
     }
   }
 
@@ -248,9 +253,9 @@ export class View<State> {
   }
 
   /** What fails for a while is tried again, with this connection or the next; the rest ends those whom it concerns. */
-  #refused(error: RollcallError, again: () => void, concerns: (handle: Channel<State>) => boolean): void {
+  #refused(error: RollcallError, timers: Timers, again: () => void, concerns: (handle: Channel<State>) => boolean): void {
     if (error.isPassing) {
-      if (this.#line.state === "open") this.#timers.after(error.retryAfterMs ?? 1000, again);
+      if (this.#line.state === "open") timers.after(error.retryAfterMs ?? 1000, again);
       return;
     }
     this.error = error;
@@ -273,6 +278,7 @@ export class View<State> {
       this.typist.type(false);
       this.isJoined = this.#isSettled = false;
       this.#mustLeave = true;
+      this.#giveUp(new RollcallError("closed", `\`${this.name}\` was left before`));
     }
     if (this.#watched !== undefined && this.#level() === undefined) {
       this.#watched = undefined;
@@ -318,8 +324,18 @@ export class View<State> {
     this.#rooms.clear();
     this.isJoined = this.#isSettled = false;
     this.typist.forget();
+    const error = new RollcallError("kicked", `the server took this user out of \`${this.name}\``);
+    this.#giveUp(error);
     this.#touch();
-    for (const room of rooms) room.emitter.emit("left", reason);
+    for (const room of rooms) {
+      room.refuse(error);
+      room.emitter.emit("left", reason);
+    }
+  }
+
+  /** Updates that wait for a join will not be sent. */
+  #giveUp(error: RollcallError): void {
+    for (const { reject } of this.#rejoined.splice(0)) reject(error);
   }
 
   #goLive(): void {
@@ -328,8 +344,13 @@ export class View<State> {
     this.#settle();
   }
 
+  #stop(): void {
+    this.#joining.stop();
+    this.#watching.stop();
+  }
+
   #fade(): void {
-    this.#timers.stop();
+    this.#stop();
     this.typist.forget();
     this.isLive = false;
     this.#watched = undefined;
@@ -365,7 +386,7 @@ export class View<State> {
 
   #endIfIdle(): void {
     if (this.#handles.size === 0 && !this.#mustLeave) {
-      this.#timers.stop();
+      this.#stop();
       this.#ended();
     }
   }

@@ -123,6 +123,29 @@ test("what the server cannot do just now is tried again when it says so, and oth
   assert.equal(FakeSocket.last.count("join"), 2);
 });
 
+test("a join and a watch that the server cannot do just now are both tried again", async () => {
+  const room = client.join("room");
+  await FakeSocket.last.refuse("join", { code: "unavailable", retry_after_ms: 300 });
+  await FakeSocket.last.refuse("watch", { code: "unavailable", retry_after_ms: 500 });
+  await pass(500);
+  assert.deepEqual([FakeSocket.last.count("join"), FakeSocket.last.count("watch")], [2, 2]);
+  await FakeSocket.last.answer("join", { channel: "room", epoch: "e", version: 1 });
+  await FakeSocket.last.answer("watch");
+  await snapshot(1);
+  await room.ready;
+});
+
+test("who is taken out of a channel waits for nothing there any more", async () => {
+  const room = await joined();
+  const lost = assert.rejects(room.update({ a: 1 }), { code: "kicked" });
+  await FakeSocket.last.refuse("update", { code: "unavailable", retry_after_ms: 5000 });
+  const left: string[] = [];
+  room.on("left", (reason) => left.push(reason));
+  await hear({ event: "left", reason: "kicked" });
+  await lost;
+  assert.deepEqual([left, room.getSnapshot().isJoined, room.isLive], [["kicked"], false, true]);
+});
+
 test("an update that got no answer is made good by the next join, and one that was refused is taken back", async () => {
   const room = await joined();
   const lost = room.update({ a: 1 });

@@ -91,6 +91,7 @@ export class FakeSocket implements Socket {
 
   /** Answers the newest frame with this operation. */
   async answer(op: string, ok: unknown = {}): Promise<Frame> {
+    await settle();
     const asked = this.asked(op);
     this.hear({ id: asked.id, ok });
     await settle();
@@ -98,6 +99,7 @@ export class FakeSocket implements Socket {
   }
 
   async refuse(op: string, error: Frame): Promise<void> {
+    await settle();
     this.hear({ id: this.asked(op).id, error: { message: "no", ...error } });
     await settle();
   }

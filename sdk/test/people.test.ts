@@ -64,6 +64,7 @@ test("many names are asked for a thousand at a time, and a name is let go with t
   const many = Array.from({ length: 1500 }, (_, n) => `user-${n}`);
   const watch = client.watch(many);
   await FakeSocket.last.answer("watch", { watching: 1000 });
+  await FakeSocket.last.answer("watch", { watching: 1500 });
   assert.deepEqual(FakeSocket.last.sent.filter(({ op }) => op === "watch").map(({ users }) => (users as string[]).length), [1000, 500]);
   const other = client.watch(["user-1"]);
   await settle();
@@ -73,6 +74,19 @@ test("many names are asked for a thousand at a time, and a name is let go with t
   other.close();
   await settle();
   assert.deepEqual(FakeSocket.last.asked("unwatch").users, ["user-1"]);
+});
+
+test("watches of one user each are asked for together", async () => {
+  const watches = ["ann", "ben", "zoe"].map((user) => client.watch([user]));
+  await FakeSocket.last.answer("watch", { watching: 3 });
+  assert.deepEqual(FakeSocket.last.sent.filter(({ op }) => op === "watch").map(({ users }) => users), [["ann", "ben", "zoe"]]);
+  await hear(["ann", "ben", "zoe"].map((user) => ({ user, status: "online" })));
+  await Promise.all(watches.map((watch) => watch.ready));
+  FakeSocket.last.breaks();
+  await pass(250);
+  await FakeSocket.last.welcome("r2");
+  await settle();
+  assert.equal(FakeSocket.last.count("watch"), 1);
 });
 
 test("whom another watch shows already is shown at once", async () => {
@@ -135,6 +149,7 @@ test("one who may not be watched is told, and the others are watched", async () 
   await watch.ready;
   const added = assert.rejects(watch.add(["ann", "ben", "secret"]), { code: "forbidden" });
   for (let step = 0; step < 5; step++) {
+    await settle();
     const { users } = FakeSocket.last.asked("watch") as unknown as { users: string[] };
     if (users.includes("secret")) await FakeSocket.last.refuse("watch", { code: "forbidden" });
     else await FakeSocket.last.answer("watch", {});
