@@ -1,8 +1,8 @@
 //! The conversations in `fixtures/wire`, which the tests of the TypeScript client play to it, held against a server: so neither side can
 //! change a frame without the other.
 //!
-//! A file has one frame a line: `from` somebody, or `to` somebody; or `close` with the code; or `break`, of somebody's socket. With `FIXTURES=record` in the
-//! environment the frames that come are written into the files instead.
+//! A file has one frame a line: `from` somebody, or `to` somebody; or `close` with the code; or `break`, of somebody's socket. With
+//! `FIXTURES=record` in the environment the frames that come are written into the files instead.
 
 mod harness;
 

@@ -245,7 +245,9 @@ export class Rollcall {
   #heard(frame: EventFrame): void {
     const { event, channel } = frame;
     if (event === "users") return this.#people.heard(frame);
-    if (event === "typing" && channel === undefined) return this.#emitter.emit("typing", { user: frame.user as string, typing: Boolean(frame.typing) });
+    if (event === "typing" && channel === undefined) {
+      return this.#emitter.emit("typing", { user: frame.user as string, typing: Boolean(frame.typing) });
+    }
     if (channel === undefined || frame.pattern !== undefined) return;
     this.#views.get(channel)?.heard(frame);
     if (event === "joined") this.#emitter.emit("joined", channel);

@@ -121,5 +121,5 @@ export interface Welcome {
 export type Operation = { readonly op: string } & Readonly<Record<string, unknown>>;
 
 /** A frame that tells of something; `event` says of what. */
-// eslint-style looseness is deliberate: frames come from outside, and each reader looks at the fields that it needs.
+// Loose on purpose: frames come from outside, and each reader looks at the fields that it needs.
 export type EventFrame = { readonly event: string; readonly channel?: string } & Readonly<Record<string, unknown>>;

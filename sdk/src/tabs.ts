@@ -20,10 +20,21 @@ interface Plain {
   readonly retryAfterMs?: number | undefined;
 }
 
+/** How the leader's link is; `serial` numbers its welcomes. */
+interface Turn {
+  readonly kind: "turn";
+  readonly from: string;
+  readonly to?: string;
+  readonly serial: number;
+  readonly state: State;
+  readonly error?: Plain;
+  readonly welcome?: Welcome;
+}
+
 /** What tabs say to each other. None of it holds a token, but for the one that a leader hands over when it goes. */
 type Said =
   | { readonly kind: "hello" | "gone"; readonly from: string }
-  | { readonly kind: "turn"; readonly from: string; readonly to?: string; readonly serial: number; readonly state: State; readonly error?: Plain; readonly welcome?: Welcome }
+  | Turn
   | { readonly kind: "event"; readonly from: string; readonly to?: string; readonly frame: EventFrame }
   | { readonly kind: "ask"; readonly from: string; readonly text: string }
   | { readonly kind: "answer"; readonly from: string; readonly to: string; readonly frame: EventFrame }
@@ -288,7 +299,7 @@ export class Tabs {
     }
   }
 
-  #turned(said: Said & { kind: "turn" }): void {
+  #turned(said: Turn): void {
     const { state, error, welcome } = said;
     const shown = error && new RollcallError(error.code, error.message, error.retryAfterMs);
     if (state !== "open") this.#requests.lose();

@@ -29,7 +29,8 @@ const hear = async (frame: object) => {
   FakeSocket.last.hear({ channel: "room", mode: "full", epoch: "e", occupancy: { users: 1, connections: 1 }, time: 1, ...frame });
   await settle();
 };
-const snapshot = (version: number, members: object[] = [ann], more: object = {}) => hear({ event: "snapshot", level: "users", version, members, more: false, ...more });
+const snapshot = (version: number, members: object[] = [ann], more: object = {}) =>
+  hear({ event: "snapshot", level: "users", version, members, more: false, ...more });
 const delta = (from: number, to: number, more: object) => hear({ event: "delta", from, to, ...more });
 
 async function joined(): Promise<Room> {

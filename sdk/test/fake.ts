@@ -109,7 +109,8 @@ export class FakeSocket implements Socket {
     this.onopen?.(undefined as never);
     await settle();
     const limits = { frame_bytes: 65_536, operations_per_second: 50 };
-    const welcome = { connection: "c", user: "ann", resumed: false, channels: [], resume, ping_ms: 25_000, grace_ms: 15_000, server_time: Date.now(), limits, features: [] };
+    const known = { ping_ms: 25_000, grace_ms: 15_000, server_time: Date.now(), limits, features: [] };
+    const welcome = { connection: "c", user: "ann", resumed: false, channels: [], resume, ...known };
     return this.answer("hello", { ...welcome, ...more });
   }
 }

@@ -47,9 +47,8 @@ export async function startServer(settings: Record<string, string> = {}): Promis
 export async function startRedis(port = 0): Promise<Running & { readonly port: number }> {
   const chosen = port || (await freePort());
   const folder = mkdtempSync(join(tmpdir(), "rollcall-sdk-"));
-  const child = spawn(process.env.REDIS_SERVER ?? "redis-server", ["--port", String(chosen), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", folder], {
-    stdio: ["ignore", "pipe", "pipe"],
-  });
+  const settings = ["--port", String(chosen), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", folder];
+  const child = spawn(process.env.REDIS_SERVER ?? "redis-server", settings, { stdio: ["ignore", "pipe", "pipe"] });
   await said(child, /(Ready to accept connections)/);
   const end = async () => {
     await stop(child, "SIGKILL");
