@@ -579,3 +579,89 @@ impl Drop for PatternWatch {
         self.group.marks.errands.notify_one();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::{
+        member::{Member as Shown, Present, Shown as Payload, Status, empty_state},
+        mode::Bounds,
+        name::UserName,
+        version::Epoch,
+    };
+
+    fn version(number: u64) -> Version {
+        Version { epoch: Epoch::new("e"), number }
+    }
+
+    fn of(connections: u64) -> Occupancy {
+        Occupancy { users: connections, connections }
+    }
+
+    fn frame(from: u64, to: u64, connections: u64) -> Delivery {
+        let frame = counted(version(to), of(connections));
+        Delivery::Frame(Arc::new(Frame { from: version(from), mode: Mode::Full, ..frame }))
+    }
+
+    fn snapshot(number: u64, connections: u64) -> Delivery {
+        let shown = Payload {
+            status: Status::Online,
+            state: empty_state(),
+            info: None,
+            device: None,
+            since: 1,
+            on_leave: None,
+        };
+        let member = |n: u64| {
+            let user = UserName::parse(&format!("u{n}")).unwrap();
+            let present = Present { user, user_since: 1, changed: 1, shown: Arc::new(shown.clone()) };
+            Shown::over([(&crate::domain::name::ConnectionId::from_stored("c"), &present)].into_iter()).unwrap()
+        };
+        Delivery::Snapshot(Arc::new(Snapshot {
+            level: Level::Users,
+            mode: Mode::Full,
+            version: version(number),
+            whole: Whole::Users((0..connections).map(member).collect()),
+            occupancy: of(connections),
+            time: 1,
+            encoded: Encoded::default(),
+        }))
+    }
+
+    fn member() -> Member {
+        let key = RosterKey::from_stored("c:room").unwrap();
+        let mirror = Arc::new(Mirror::new(1, key, Bounds { net_above: 100, occupancy_above: 200 }));
+        let cursor = Cursor::new(Level::Users, None, None);
+        Member { mirror, cursor, shown: None, is_occupied: true, listed_in: 0, gone_in: 0 }
+    }
+
+    fn told(member: &mut Member, delivery: Delivery) -> Option<(u64, u64, usize)> {
+        let frame = member.take(delivery)?;
+        let joins = match &frame.lists {
+            Lists::Users(delta) => delta.join.len(),
+            _ => 0,
+        };
+        Some((frame.from.number, frame.to.number, joins))
+    }
+
+    #[test]
+    fn a_channel_begins_from_nothing_each_time_that_somebody_is_there_again() {
+        let mut channel = member();
+        assert_eq!(told(&mut channel, snapshot(5, 0)), None, "nobody is told of a channel in which nobody is");
+        assert_eq!(told(&mut channel, frame(5, 6, 1)), Some((0, 6, 0)));
+        assert_eq!(told(&mut channel, frame(6, 7, 2)), Some((6, 7, 0)));
+        assert_eq!(told(&mut channel, frame(7, 8, 0)), Some((7, 8, 0)), "it ends with its leaves");
+        assert!(!channel.has_ended(), "the index has it");
+        assert_eq!(told(&mut channel, frame(8, 9, 0)), None);
+        assert_eq!(told(&mut channel, frame(9, 10, 1)), Some((0, 10, 0)));
+        assert_eq!(told(&mut channel, frame(10, 11, 0)), Some((10, 11, 0)));
+        channel.is_occupied = false;
+        assert!(channel.has_ended());
+    }
+
+    #[test]
+    fn who_is_there_when_a_channel_begins_has_joined_unless_they_are_too_many() {
+        assert_eq!(told(&mut member(), snapshot(5, 3)), Some((0, 5, 3)));
+        assert_eq!(told(&mut member(), snapshot(500, JOINS + 1)), Some((0, 500, 0)));
+    }
+}

@@ -12,12 +12,16 @@ use crate::{
     domain::{
         level::Level,
         member::Reason,
-        name::{ChannelName, UserName},
+        name::{ChannelName, ConnectionId, RosterKey, UserName},
+        partition::Batch,
         pattern::Pattern,
-        person::Choice,
+        person::{Choice, Profile, Record},
         principal::Principal,
+        roster::{Ask, Entry},
+        time::wall_now_ms,
     },
     metrics::Metrics,
+    store::Store as _,
 };
 
 struct Nobody;
@@ -35,8 +39,13 @@ fn user(name: &str) -> UserName {
 }
 
 fn start() -> Arc<Core> {
+    start_over().0
+}
+
+fn start_over() -> (Arc<Core>, Arc<Rigged>) {
     let (store, feed) = Rigged::open("me");
-    Core::start(Arc::new(store), feed, settings(), Metrics::new())
+    let store = Arc::new(store);
+    (Core::start(store.clone(), feed, settings(), Metrics::new()), store)
 }
 
 async fn hello(core: &Arc<Core>, name: &str) -> Session {
@@ -119,6 +128,35 @@ async fn what_a_watch_begins_with_comes_together_and_goes_with_who_is_taken_out(
     sleep(Duration::from_secs(11)).await;
     a_moment().await;
     assert_eq!(core.people.len(), 0, "nobody is kept for nobody");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_somebody_has_chosen_ends_with_its_time_though_no_instance_remembers_them() {
+    let (core, store) = start_over();
+    let watcher = hello(&core, "watcher").await;
+    let watch = watcher.user_watch(&nobody());
+    let until = Some(wall_now_ms() + 200);
+    let profile = Profile { status: Some(Choice::Away), text: Some("back soon".into()), until, state: None };
+    let ask = Ask::Person { record: Record::after(None, &profile) };
+    let entry = Entry { roster: RosterKey::User(user("ann")), connection: ConnectionId::from_stored(""), ask };
+    let standing = core.pulses[0].standing().unwrap();
+    let (epoch, link) = (standing.beat.epoch, standing.link);
+    let batch = Batch { generation: standing.generation, link, epoch, entries: vec![entry] };
+    store.memory.write(0, &batch).await.unwrap().unwrap();
+    watch.add(&[user("ann")], 9).unwrap();
+    let text = async || {
+        // Wall time goes on meanwhile as it does outside.
+        for _ in 0..3_000_000 {
+            sleep(Duration::from_millis(1)).await;
+            if let Some(frame) = watch.deliver() {
+                return frame.seen[0].view.text.clone();
+            }
+        }
+        panic!("nothing is told");
+    };
+    assert_eq!(text().await.as_deref(), Some("back soon"));
+    assert_eq!(text().await, None);
+    assert!(Some(wall_now_ms()) >= until);
 }
 
 #[tokio::test(start_paused = true)]
