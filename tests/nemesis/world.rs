@@ -29,9 +29,9 @@ pub const RENEW: u64 = 300;
 pub const LEASE: u64 = 2_000;
 pub const SETTLE: u64 = 1_000;
 pub const TYPING: u64 = 3_000;
-/// So large is a channel of four people whom two watch, and of seven: they go through all modes as people come and go and watchers move.
-pub const NET_ABOVE: u64 = 7;
-pub const OCCUPANCY_ABOVE: u64 = 13;
+/// So large is a channel of three connections that two watch, and of five: they go through all modes as people come and go and watchers move.
+pub const NET_ABOVE: u64 = 5;
+pub const OCCUPANCY_ABOVE: u64 = 9;
 /// How long telling may take on a busy machine while nothing is broken, milliseconds.
 pub const LAG: u64 = 2_500;
 /// After something was broken, until all is as if it had not been, milliseconds.
