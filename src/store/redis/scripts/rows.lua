@@ -255,12 +255,15 @@ local function is_user_member(member)
 end
 
 -- What is kept of the person: serial, hidden, lasting, profile; or false.
+-- Both rosters of a user have the same.
+local records = {}
+
 local function record_of(r)
-  if r.record == nil then
+  if records[r.side] == nil then
     local kept = call('HMGET', r.side, 'serial', 'hidden', 'lasting', 'profile')
-    r.record = kept[1] and { tonumber(kept[1]), kept[2] == '1', kept[3] == '1', kept[4] or '' } or false
+    records[r.side] = kept[1] and { tonumber(kept[1]), kept[2] == '1', kept[3] == '1', kept[4] or '' } or false
   end
-  return r.record
+  return records[r.side]
 end
 
 -- Where the devices of a user are several, or one of several has gone, whoever holds some of them sees to it that all show the same.

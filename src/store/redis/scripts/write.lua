@@ -202,7 +202,7 @@ local function keep(r, at)
     return answer(known)
   end
   local record = { entries[at + 3], entries[at + 4], entries[at + 5], entries[at + 6] }
-  r.record, r.kept = record, true
+  records[r.side], r.kept = record, true
   call('HSET', r.side, 'serial', text_of(record[1]), 'hidden', record[2] and 1 or 0, 'lasting', record[3] and 1 or 0,
     'profile', record[4])
   tell_another(r)
@@ -221,7 +221,7 @@ end
 local function forget(r)
   local known = call('DEL', r.side) == 1 or r.seen
   call('ZREM', KNOWN, string.sub(r.name, 3))
-  r.record, r.kept, r.seen = false, false, false
+  records[r.side], r.kept, r.seen = false, false, false
   if known then tell_another(r) end
   return done(0, r.number or 0, 0, 0)
 end
