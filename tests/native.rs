@@ -388,6 +388,7 @@ async fn a_stopped_instance_sends_its_clients_elsewhere_and_watchers_see_nothing
     let mut pair = Pair::start(&quick()).await;
     let watcher = Client::hello_as(&pair.two.url(), "watcher").await;
     watcher.watch("room:1", Level::Users).await.unwrap();
+    watcher.until("the empty channel", |watcher| watcher.snapshots("room:1") == [1]).await;
     let ann = Client::hello_as(&pair.one.url(), "ann").await;
     ann.join("room:1", json!({})).await.unwrap();
     watcher.until("ann is there", |watcher| watcher.users("room:1") == ["ann"]).await;
