@@ -9,7 +9,6 @@ use std::{
         Arc, Mutex, MutexGuard,
         atomic::{AtomicUsize, Ordering},
     },
-    time::Duration,
 };
 
 use futures_util::future::join_all;
@@ -18,18 +17,15 @@ use tokio::{
     time::{Instant, sleep, timeout_at},
 };
 
-use super::{patterns::Patterns, people::People};
+use super::{
+    mirrors::{COMPARE, ON_ITS_WAY, RETRY},
+    patterns::Patterns,
+    people::People,
+};
 use crate::{
     domain::{roster::IndexChange, version::Epoch},
     store::{Feed, PartitionId, Store},
 };
-
-/// How often the numbers are compared with the store's.
-const COMPARE: Duration = Duration::from_secs(8);
-/// A change that the store has told may still be on its way for so long.
-const ON_ITS_WAY: Duration = Duration::from_millis(300);
-/// Before what failed is tried again.
-const RETRY: Duration = Duration::from_millis(250);
 
 /// See the module.
 pub(crate) struct Indexes {

@@ -478,22 +478,8 @@ impl Ledger {
                 place.revision
             }
             (None, Some(content)) => {
-                let waiters = vec![(1, sender)];
-                let place = Place {
-                    partition,
-                    wanted,
-                    content,
-                    limit,
-                    fresh: true,
-                    revision: 1,
-                    waiting: Some(Waiting::new(count)),
-                    sent: false,
-                    resent: false,
-                    queued: false,
-                    waiters,
-                    _member: self.member(roster),
-                };
-                account.places.insert(roster.clone(), place);
+                let place = Place::new(partition, wanted, content, limit, Waiting::new(count), self.member(roster));
+                account.places.insert(roster.clone(), Place { waiters: vec![(1, sender)], ..place });
                 1
             }
             (None, None) => return answered(Settlement::Lost),

@@ -25,6 +25,7 @@ use self::{
     pace::Pace,
     state::{State, new_mark, reasons},
 };
+use super::sleep_until_some;
 use crate::{
     domain::{
         aside::{Said, What},
@@ -349,16 +350,10 @@ impl Mirror {
                 self.wake_listeners(&mut state);
                 next_at
             };
-            let over = async {
-                match next_at {
-                    Some(at) => tokio::time::sleep_until(at).await,
-                    None => std::future::pending().await,
-                }
-            };
             tokio::select! {
                 biased;
                 () = self.typing.notified() => {}
-                () = over => {}
+                () = sleep_until_some(next_at) => {}
             }
         }
     }

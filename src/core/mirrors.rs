@@ -11,7 +11,10 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-use super::mirror::{Mirror, Wake};
+use super::{
+    mirror::{Mirror, Wake},
+    sleep_until_some,
+};
 use crate::{
     domain::{
         aside::Said,
@@ -29,16 +32,16 @@ use crate::{
 
 /// As many rosters are read at a time.
 const READERS: usize = 16;
-/// A mirror stays for as long after its last watcher: people reload pages.
-const LINGER: Duration = Duration::from_secs(10);
-/// How often the numbers of all followed rosters are compared with the store's.
-const COMPARE: Duration = Duration::from_secs(8);
-/// A change that the store has and the mirror has not may still be on its way for so long.
-const ON_ITS_WAY: Duration = Duration::from_millis(300);
+/// What is watched stays for as long after its last watcher: people reload pages.
+pub(super) const LINGER: Duration = Duration::from_secs(10);
+/// How often the numbers of all that is followed are compared with the store's.
+pub(super) const COMPARE: Duration = Duration::from_secs(8);
+/// A change that the store has and nobody here has heard of may still be on its way for so long.
+pub(super) const ON_ITS_WAY: Duration = Duration::from_millis(300);
 /// The most rosters in one comparison.
 const CHUNK: usize = 500;
-/// Before a reading that failed is tried again.
-const RETRY: Duration = Duration::from_millis(250);
+/// Before what failed is tried again.
+pub(super) const RETRY: Duration = Duration::from_millis(250);
 
 /// See the module.
 pub(crate) struct Mirrors {
@@ -186,16 +189,10 @@ impl Mirrors {
                 cause = "gap";
             } else {
                 let at = mirror.run_errands().into_iter().chain(close_at).min();
-                let timer = async {
-                    match at {
-                        Some(at) => tokio::time::sleep_until(at).await,
-                        None => std::future::pending().await,
-                    }
-                };
                 tokio::select! {
                     biased;
                     () = mirror.errands.notified() => {}
-                    () = timer => {}
+                    () = sleep_until_some(at) => {}
                 }
             }
             if mirror.is_watched() {

@@ -36,7 +36,7 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::{
     task::JoinHandle,
-    time::{Instant, sleep},
+    time::{Instant, sleep, sleep_until},
 };
 
 pub use self::{
@@ -327,5 +327,13 @@ impl Core {
                 }
             }
         }
+    }
+}
+
+/// Waits until then; where nothing is due, for ever. Cancel-safe.
+pub(crate) async fn sleep_until_some(at: Option<Instant>) {
+    match at {
+        Some(at) => sleep_until(at).await,
+        None => std::future::pending().await,
     }
 }

@@ -7,10 +7,10 @@ use std::{
 
 use tokio::{
     sync::Notify,
-    time::{Duration, Instant, sleep_until},
+    time::{Duration, Instant},
 };
 
-use super::typers::Typers;
+use super::{sleep_until_some, typers::Typers};
 use crate::domain::{
     aside::Towards,
     member::Reason,
@@ -126,16 +126,10 @@ impl Notices {
                     None => typists.typers.next_at(),
                 }
             };
-            let over = async {
-                match next_at {
-                    Some(at) => sleep_until(at).await,
-                    None => std::future::pending().await,
-                }
-            };
             tokio::select! {
                 biased;
                 () = self.typing.notified() => {}
-                () = over => {}
+                () = sleep_until_some(next_at) => {}
             }
         }
     }

@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 pub use self::group::{Channels, PatternDelivery, PatternFrame, PatternWatch};
 use self::group::{Group, Standing};
@@ -20,7 +20,8 @@ use super::{
     error::{Code, Error},
     indexes::Indexes,
     mirror::Wake,
-    mirrors::Mirrors,
+    mirrors::{LINGER, Mirrors, RETRY},
+    sleep_until_some,
 };
 use crate::{
     domain::{level::Level, name::ChannelName, pattern::Pattern, roster::IndexChange},
@@ -30,10 +31,6 @@ use crate::{
 
 /// As many names are listed at a time.
 const PAGE: usize = 1_000;
-/// A group stays for as long after its last watcher: people reload pages.
-const LINGER: Duration = Duration::from_secs(10);
-/// Before what failed is tried again.
-const RETRY: Duration = Duration::from_millis(250);
 /// How long a watch waits for the list of channels before it is refused as unavailable.
 const WAIT: Duration = Duration::from_secs(5);
 /// What the ids of groups begin at, for they share a hub with those of mirrors, which count from 1.
@@ -167,16 +164,10 @@ impl Patterns {
                 }
             }
             let at = group.wakes_at().into_iter().chain(close_at).min();
-            let timer = async {
-                match at {
-                    Some(at) => sleep_until(at).await,
-                    None => std::future::pending().await,
-                }
-            };
             tokio::select! {
                 biased;
                 () = group.errands() => {}
-                () = timer => {}
+                () = sleep_until_some(at) => {}
             }
         }
         Self::remove(&mut self.lock(), &group);

@@ -31,7 +31,11 @@ use self::{
     everybody::Everybody,
     watching::List,
 };
-use super::indexes::Indexes;
+use super::{
+    indexes::Indexes,
+    mirrors::{COMPARE, LINGER, ON_ITS_WAY, RETRY},
+    sleep_until_some,
+};
 use crate::{
     domain::{
         chance::Map,
@@ -50,14 +54,6 @@ const FRAME_BYTES: usize = 8 * 1024;
 const CHUNK: usize = 500;
 /// As many such calls of a partition run at a time.
 const READERS: usize = 4;
-/// An entry stays for as long after its last watcher: people reload pages.
-const LINGER: Duration = Duration::from_secs(10);
-/// How often the numbers of all are compared with the store's.
-const COMPARE: Duration = Duration::from_secs(8);
-/// A change that the store has and the entry has not may still be on its way for so long.
-const ON_ITS_WAY: Duration = Duration::from_millis(300);
-/// Before what failed is tried again.
-const RETRY: Duration = Duration::from_millis(250);
 /// The least and the most time between two readings of a partition's users, and so between two events of one of them.
 const TICK_LEAST: Duration = Duration::from_millis(10);
 const TICK_MOST: Duration = Duration::from_millis(100);
@@ -252,16 +248,10 @@ impl People {
                 self.feed.unfollow(roster);
             }
             if wanted.is_empty() {
-                let timer = async {
-                    match until {
-                        Some(until) => sleep_until(until).await,
-                        None => std::future::pending().await,
-                    }
-                };
                 tokio::select! {
                     biased;
                     () = self.lanes[lane].to_follow.notified() => {}
-                    () = timer => {}
+                    () = sleep_until_some(until) => {}
                 }
                 continue;
             }

@@ -75,7 +75,7 @@ impl Wake for Nobody {
     fn wake(&self, _: u64) {}
 }
 
-fn nobody() -> Arc<dyn Wake> {
+pub(super) fn nobody() -> Arc<dyn Wake> {
     Arc::new(Nobody)
 }
 

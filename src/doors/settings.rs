@@ -1,9 +1,10 @@
 //! What the listeners need to know: `server.*`.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use ipnet::IpNet;
 use serde::{Deserialize, Deserializer, de::Error as _};
+use tokio::time::Instant;
 
 /// The listeners: `server.*`.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -33,6 +34,15 @@ pub struct Server {
     pub drain_ms: u64,
     /// After how long without reading anything a watcher is closed.
     pub slow_close_ms: u64,
+}
+
+impl Server {
+    /// When a connection says goodbye if the instance begins to stop now. Drawn for each: the goodbyes are spread over a part of the
+    /// time that there is for them.
+    pub fn goodbye_at(&self) -> Instant {
+        let spread = (self.drain_ms / 10).min(1_000);
+        Instant::now() + Duration::from_millis(rand::random_range(0..=spread))
+    }
 }
 
 /// A network, or a single address as a network of its own.

@@ -1,10 +1,41 @@
-//! Watches beside those of single channels, for every door: over users, everybody, and the channels of a pattern.
+//! What can be watched, for every door, and watches beside those of single channels: over users, everybody, and the channels of a pattern.
 
 use super::outbox::Outbox;
 use crate::{
     core::{Code, Error, Session},
-    domain::{name::UserName, pattern::Pattern, settings::Limits},
+    domain::{
+        level::Level,
+        name::{ChannelName, UserName},
+        pattern::Pattern,
+        settings::Limits,
+        version::Version,
+    },
 };
+
+/// What somebody wants to be told about, or no more.
+#[derive(Debug)]
+pub enum Wanted {
+    /// One channel; to watch it, how much, and only what came after `since`.
+    Channel {
+        /// Which.
+        channel: ChannelName,
+        /// How much.
+        level: Level,
+        /// After what, if that is known.
+        since: Option<Version>,
+    },
+    /// How these users are.
+    Users(Vec<UserName>),
+    /// How everybody is: who comes and goes.
+    Everybody,
+    /// The occupied channels that a pattern means.
+    Pattern {
+        /// Which.
+        pattern: Pattern,
+        /// How much of each.
+        level: Level,
+    },
+}
 
 /// Watches these users too. Returns how many are watched by name then.
 ///

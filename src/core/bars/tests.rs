@@ -7,9 +7,10 @@ use tokio::time::advance;
 use super::*;
 use crate::{
     core::{
-        Command, Hello, HelloError, Notice, Revocation, Session, Wake,
+        Command, HelloError, Notice, Revocation, Session,
         rigged::{Rigged, TERMS},
-        tests::settings,
+        simulation::hello,
+        tests::{nobody, settings},
     },
     domain::{
         name::{ChannelName, RosterKey},
@@ -33,22 +34,7 @@ fn channel() -> ChannelName {
 }
 
 fn principal(name: &str) -> Principal {
-    Principal {
-        user: Some(user(name)),
-        expires_at_ms: u64::MAX,
-        issued_at_ms: None,
-        token_id: None,
-        info: None,
-        grace_ms: None,
-        can: None,
-        channels: Arc::new([]),
-    }
-}
-
-struct Nobody;
-
-impl Wake for Nobody {
-    fn wake(&self, _: u64) {}
+    hello(Some(&user(name)), None).principal
 }
 
 impl Scene {
@@ -60,8 +46,7 @@ impl Scene {
     }
 
     async fn hello(&self, name: &str) -> Result<Session, HelloError> {
-        let hello = Hello { principal: principal(name), resume: None, device: None, present: true };
-        Session::open(&self.core, hello).await.map(|(session, _)| session)
+        Session::open(&self.core, hello(Some(&user(name)), None)).await.map(|(session, _)| session)
     }
 
     /// What the store has.
@@ -110,7 +95,7 @@ async fn nobody_comes_in_before_it_is_known_who_may_not() {
     let (store, feed) = Rigged::open("another");
     store.away.store(usize::MAX, Ordering::Relaxed);
     let core = Core::start(Arc::new(store), feed, settings(), Metrics::new());
-    let hello = Hello { principal: principal("ann"), resume: None, device: None, present: true };
+    let hello = hello(Some(&user("ann")), None);
     let refused = Session::open(&core, hello).await.err();
     assert!(matches!(refused, Some(HelloError::Other(error)) if error.code == Code::Unavailable));
 }
@@ -180,7 +165,6 @@ async fn what_was_told_and_not_heard_is_read_when_the_feed_is_back() {
 async fn who_joins_again_while_being_told_of_having_left_is_there() {
     let scene = Scene::begin();
     let mut session = scene.hello("ann").await.unwrap();
-    let nobody: Arc<dyn Wake> = Arc::new(Nobody);
     let join = || Command::Join {
         channel: channel(),
         state: Default::default(),
@@ -188,18 +172,18 @@ async fn who_joins_again_while_being_told_of_having_left_is_there() {
         grace_ms: None,
         on_leave: Default::default(),
     };
-    session.execute(join(), &nobody).await.unwrap();
+    session.execute(join(), &nobody()).await.unwrap();
     assert_eq!(scene.core.clear(&channel()).await.unwrap(), 1);
     // The notice waits while an operation has the session.
-    session.execute(join(), &nobody).await.unwrap();
+    session.execute(join(), &nobody()).await.unwrap();
     let Notice::Left(left, _) = told(&session).await else { panic!("it was taken out") };
     assert!(!session.forget(&left), "it has joined since");
     let patch = Command::Update { channel: channel(), patch: Default::default() };
-    session.execute(patch.clone(), &nobody).await.unwrap();
+    session.execute(patch.clone(), &nobody()).await.unwrap();
     assert_eq!(scene.core.clear(&channel()).await.unwrap(), 1);
     let Notice::Left(left, _) = told(&session).await else { panic!("it was taken out") };
     assert!(session.forget(&left));
-    assert_eq!(session.execute(patch, &nobody).await.unwrap_err().code, Code::Conflict);
+    assert_eq!(session.execute(patch, &nobody()).await.unwrap_err().code, Code::Conflict);
 }
 
 #[tokio::test(start_paused = true)]
@@ -219,7 +203,6 @@ async fn a_session_that_ends_is_forgotten_and_one_that_was_refused_too() {
 async fn whoever_is_in_a_grace_is_taken_away_too_and_does_not_come_back_in_a_new_epoch() {
     let scene = Scene::begin();
     let mut session = scene.hello("ann").await.unwrap();
-    let nobody: Arc<dyn Wake> = Arc::new(Nobody);
     let join = Command::Join {
         channel: channel(),
         state: Default::default(),
@@ -227,7 +210,7 @@ async fn whoever_is_in_a_grace_is_taken_away_too_and_does_not_come_back_in_a_new
         grace_ms: None,
         on_leave: Default::default(),
     };
-    session.execute(join, &nobody).await.unwrap();
+    session.execute(join, &nobody()).await.unwrap();
     let connection = session.connection().clone();
     drop(session);
     pass(500).await;

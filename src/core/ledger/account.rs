@@ -95,6 +95,31 @@ pub(super) struct Place {
 }
 
 impl Place {
+    /// One that nothing was asked of the store for yet.
+    pub(super) fn new(
+        partition: PartitionId,
+        wanted: Wanted,
+        content: Content,
+        limit: u64,
+        waiting: Waiting,
+        member: Option<Counted>,
+    ) -> Self {
+        Self {
+            partition,
+            wanted,
+            content,
+            limit,
+            fresh: true,
+            revision: 1,
+            waiting: Some(waiting),
+            sent: false,
+            resent: false,
+            queued: false,
+            waiters: Vec::new(),
+            _member: member,
+        }
+    }
+
     pub(super) fn is_acknowledged(&self) -> bool {
         self.waiting.is_none()
     }

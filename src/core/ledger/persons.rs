@@ -346,21 +346,8 @@ impl Ledger {
                 place.waiters.extend(waiters.into_iter().map(|(_, waiter)| (revision, waiter)));
             }
             None => {
-                let place = Place {
-                    partition,
-                    wanted,
-                    content,
-                    limit,
-                    fresh: true,
-                    revision: 1,
-                    waiting: Some(Waiting::new(&lane.waiting)),
-                    sent: false,
-                    resent: false,
-                    queued: false,
-                    waiters,
-                    _member: member,
-                };
-                account.places.insert(twin.clone(), place);
+                let place = Place::new(partition, wanted, content, limit, Waiting::new(&lane.waiting), member);
+                account.places.insert(twin.clone(), Place { waiters, ..place });
             }
         }
         self.queue(book, connection, &twin);

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep};
 
 use super::{
     FRAME_BYTES, LINGER, People, RETRY, Register,
@@ -17,7 +17,7 @@ use super::{
     watching::{Part, UserWatch, UsersFrame},
 };
 use crate::{
-    core::{indexes::Indexes, mirror::Cause},
+    core::{indexes::Indexes, mirror::Cause, sleep_until_some},
     domain::{name::UserName, time::wall_now_ms},
     store::Index,
 };
@@ -213,16 +213,10 @@ impl People {
                 interest = None;
                 continue;
             }
-            let timer = async {
-                match ends_at {
-                    Some(at) => sleep_until(at).await,
-                    None => std::future::pending().await,
-                }
-            };
             tokio::select! {
                 biased;
                 () = self.everybody_errands.notified() => {}
-                () = timer => {}
+                () = sleep_until_some(ends_at) => {}
             }
         }
     }

@@ -6,8 +6,10 @@ use tokio::time::sleep;
 
 use crate::{
     core::{
-        Cause, Command, Core, Hello, PatternDelivery, PatternWatch, Reply, Session, UserWatch, Wake, rigged::Rigged,
-        tests::settings,
+        Cause, Command, Core, PatternDelivery, PatternWatch, Reply, Session, UserWatch,
+        rigged::Rigged,
+        simulation,
+        tests::{nobody, settings},
     },
     domain::{
         level::Level,
@@ -16,23 +18,12 @@ use crate::{
         partition::Batch,
         pattern::Pattern,
         person::{Choice, Profile, Record},
-        principal::Principal,
         roster::{Ask, Entry},
         time::wall_now_ms,
     },
     metrics::Metrics,
     store::Store as _,
 };
-
-struct Nobody;
-
-impl Wake for Nobody {
-    fn wake(&self, _: u64) {}
-}
-
-fn nobody() -> Arc<dyn Wake> {
-    Arc::new(Nobody)
-}
 
 fn user(name: &str) -> UserName {
     UserName::parse(name).unwrap()
@@ -49,18 +40,7 @@ fn start_over() -> (Arc<Core>, Arc<Rigged>) {
 }
 
 async fn hello(core: &Arc<Core>, name: &str) -> Session {
-    let principal = Principal {
-        user: Some(user(name)),
-        expires_at_ms: u64::MAX,
-        issued_at_ms: None,
-        token_id: None,
-        info: None,
-        grace_ms: None,
-        can: None,
-        channels: Arc::new([]),
-    };
-    let hello = Hello { principal, resume: None, device: None, present: true };
-    Session::open(core, hello).await.unwrap().0
+    Session::open(core, simulation::hello(Some(&user(name)), None)).await.unwrap().0
 }
 
 /// Long enough for everything to be read and told.

@@ -8,7 +8,7 @@ use std::{
 
 use tokio::{
     sync::Notify,
-    time::{Instant, sleep, sleep_until},
+    time::{Instant, sleep},
 };
 
 use super::{
@@ -16,7 +16,7 @@ use super::{
     world::{CHANNELS, PLACES, World, channel, hello},
 };
 use crate::{
-    core::{Cause, Command, Delivery, Lists, Reply, Session, Snapshot, Wake, Watch, Whole},
+    core::{Cause, Command, Delivery, Lists, Reply, Session, Snapshot, Wake, Watch, Whole, sleep_until_some},
     domain::{
         chance,
         delta::{ConnectionDelta, UserDelta},
@@ -104,12 +104,7 @@ impl Watcher {
             }
             self.history.away.push((away, self.world.log.now() + 1_000));
             let until = self.passes.then(|| Instant::now() + Duration::from_millis(chance::within(3_000..20_000)));
-            let goes = async {
-                match until {
-                    Some(until) => sleep_until(until).await,
-                    None => std::future::pending().await,
-                }
-            };
+            let goes = sleep_until_some(until);
             tokio::pin!(goes);
             loop {
                 watches.iter_mut().for_each(|(name, watch)| self.read(name, watch));

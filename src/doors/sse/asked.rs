@@ -9,9 +9,8 @@ use crate::{
         level::Level,
         name::{ChannelName, UserName},
         pattern::Pattern,
-        version::Version,
     },
-    doors::problem::Problem,
+    doors::{problem::Problem, watching::Wanted},
 };
 
 /// The parameters as they come.
@@ -36,31 +35,6 @@ pub struct Asked {
     pub wanted: Wanted,
     /// The way in, where it is none of a header.
     pub ticket: Option<String>,
-}
-
-/// What is listened to.
-#[derive(Debug)]
-pub enum Wanted {
-    /// One channel, which can be gone on with.
-    Channel {
-        /// Which.
-        channel: ChannelName,
-        /// How much of it.
-        level: Level,
-        /// Only what came after this, if that is known.
-        since: Option<Version>,
-    },
-    /// How these users are.
-    Users(Vec<UserName>),
-    /// How everybody is.
-    Everybody,
-    /// The occupied channels that a pattern means.
-    Pattern {
-        /// Which.
-        pattern: Pattern,
-        /// How much of each.
-        level: Level,
-    },
 }
 
 impl Parameters {

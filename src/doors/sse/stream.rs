@@ -6,14 +6,18 @@ use actix_web::web::Data;
 use tokio::time::{Instant, sleep_until};
 
 use super::{
-    asked::Wanted,
     event,
     pipe::{Inlet, Outlet, pipe},
 };
 use crate::{
     core::{Command, Error, Notice, Reply, Session},
     domain::member::Reason,
-    doors::{Doors, outbox::Outbox, watching, ws::Close},
+    doors::{
+        Doors,
+        outbox::Outbox,
+        watching::{self, Wanted},
+        ws::Close,
+    },
     metrics::Because,
 };
 
@@ -150,7 +154,7 @@ impl Stream {
                 stopping = draining.wait_for(|draining| *draining), if self.reconnect_at.is_none() => {
                     // An error means that the whole service is gone.
                     drop(stopping);
-                    self.plan_reconnect();
+                    self.reconnect_at = Some(self.doors.server.goodbye_at());
                 }
                 () = sleep_until(timer) => {}
             }
@@ -183,12 +187,6 @@ impl Stream {
             self.written_at = now;
         }
         Ok(next.min(self.written_at + silence))
-    }
-
-    /// The instance stops: the goodbyes are spread over a part of the time it has for them.
-    fn plan_reconnect(&mut self) {
-        let spread = (self.doors.server.drain_ms / 10).min(1_000);
-        self.reconnect_at = Some(Instant::now() + Duration::from_millis(rand::random_range(0..=spread)));
     }
 
     fn obey(&mut self, notice: Notice) -> Option<Close> {

@@ -5,8 +5,8 @@ mod close;
 mod hello;
 mod measure;
 mod socket;
-mod sought;
 mod transport;
+mod wanted;
 mod watching;
 pub(super) mod wire;
 

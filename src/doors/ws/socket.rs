@@ -10,7 +10,6 @@ use tokio::time::{Instant, sleep_until};
 use super::{
     close::Close,
     hello::{greet, refresh},
-    sought::Sought,
     transport::{Inbound, Receiver, Sender},
     wire::{self, Fault, LimitsShape, Request, VersionShape, WelcomeShape},
 };
@@ -23,7 +22,7 @@ use crate::{
         time::wall_now_ms,
         version::Version,
     },
-    doors::{Doors, bucket::Bucket, outbox::Outbox, ws::answers},
+    doors::{Doors, bucket::Bucket, outbox::Outbox, watching::Wanted, ws::answers},
     metrics::Because,
 };
 
@@ -226,7 +225,7 @@ impl Socket {
                 stopping = draining.wait_for(|draining| *draining), if self.reconnect_at.is_none() => {
                     // An error means that the whole service is gone.
                     drop(stopping);
-                    self.plan_reconnect();
+                    self.reconnect_at = Some(self.doors.server.goodbye_at());
                 }
                 () = sleep_until(timer) => {}
             }
@@ -311,12 +310,6 @@ impl Socket {
     fn reconnect_spread_ms(&self) -> u64 {
         let default = self.doors.core.settings().presence.grace_ms;
         self.session.as_ref().map_or(default, Session::shortest_grace_ms) / 3
-    }
-
-    /// The instance stops: the goodbyes are spread over a part of the time it has for them.
-    fn plan_reconnect(&mut self) {
-        let spread = (self.doors.server.drain_ms / 10).min(1_000);
-        self.reconnect_at = Some(Instant::now() + Duration::from_millis(rand::random_range(0..=spread)));
     }
 
     fn obey(&mut self, notice: Notice) -> Option<Close> {
@@ -423,15 +416,15 @@ impl Socket {
                 self.answer(id, &serde_json::json!({}));
                 return Err(Close::Bye);
             }
-            Request::Unwatch(sought) => self.watch_less(id, sought),
-            Request::Watch(Sought::Channel { channel, level, since }) => {
+            Request::Unwatch(wanted) => self.watch_less(id, wanted),
+            Request::Watch(Wanted::Channel { channel, level, since }) => {
                 if let Err(error) = self.may_watch_more(&channel) {
                     self.refuse(id, &error);
                     return Ok(());
                 }
                 self.start(id, Command::Watch { channel, level, since });
             }
-            Request::Watch(sought) => self.watch_more(id, sought),
+            Request::Watch(wanted) => self.watch_more(id, wanted),
             Request::Join { channel, state, watch, grace_ms, on_leave } => {
                 if watch.is_some()
                     && let Err(error) = self.may_watch_more(&channel)

@@ -2,54 +2,54 @@
 
 use serde_json::{Value, json};
 
-use super::{socket::Socket, sought::Sought};
+use super::socket::Socket;
 use crate::{
     core::{Code, Command, Error},
-    doors::watching,
+    doors::watching::{self, Wanted},
 };
 
 impl Socket {
     /// A watch over something else than a channel begins or grows.
-    pub(super) fn watch_more(&mut self, id: Option<u64>, sought: Sought) {
-        if let Sought::Pattern { pattern, level } = sought {
+    pub(super) fn watch_more(&mut self, id: Option<u64>, wanted: Wanted) {
+        if let Wanted::Pattern { pattern, level } = wanted {
             match watching::may_watch_pattern(&self.outbox, &self.doors.limits, &pattern) {
                 Ok(()) => self.start(id, Command::WatchPattern { pattern, level }),
                 Err(error) => self.refuse(id, &error),
             }
             return;
         }
-        let done = self.begin_watching(sought);
+        let done = self.begin_watching(wanted);
         self.tell(id, done);
     }
 
     /// One ends or gets smaller.
-    pub(super) fn watch_less(&mut self, id: Option<u64>, sought: Sought) {
-        let done = match sought {
-            Sought::Channel { channel, .. } => match self.outbox.unwatch(&channel) {
+    pub(super) fn watch_less(&mut self, id: Option<u64>, wanted: Wanted) {
+        let done = match wanted {
+            Wanted::Channel { channel, .. } => match self.outbox.unwatch(&channel) {
                 true => Ok(json!({ "channel": channel })),
                 false => Err(Error::new(Code::Conflict, format!("`{channel}` is not watched"))),
             },
-            Sought::Users(users) => {
+            Wanted::Users(users) => {
                 Ok(json!({ "watching": self.outbox.users().map_or(0, |watch| watch.remove(&users)) }))
             }
-            Sought::Pattern { pattern, .. } => match self.outbox.unwatch_pattern(&pattern) {
+            Wanted::Pattern { pattern, .. } => match self.outbox.unwatch_pattern(&pattern) {
                 true => Ok(json!({ "pattern": pattern })),
                 false => Err(Error::new(Code::Conflict, format!("`{}` is not watched", pattern.as_str()))),
             },
-            Sought::Everybody => watching::not_everybody(&self.outbox).map(|()| json!({ "all_users": false })),
+            Wanted::Everybody => watching::not_everybody(&self.outbox).map(|()| json!({ "all_users": false })),
         };
         self.tell(id, done);
     }
 
-    fn begin_watching(&mut self, sought: Sought) -> Result<Value, Error> {
+    fn begin_watching(&mut self, wanted: Wanted) -> Result<Value, Error> {
         let session = self.session.as_ref().expect("nothing is watched before the hello");
-        match sought {
-            Sought::Channel { .. } | Sought::Pattern { .. } => unreachable!("channels are watched by the session"),
-            Sought::Users(users) => {
+        match wanted {
+            Wanted::Channel { .. } | Wanted::Pattern { .. } => unreachable!("channels are watched by the session"),
+            Wanted::Users(users) => {
                 let count = watching::users(session, &mut self.outbox, &self.doors.limits, &users)?;
                 Ok(json!({ "watching": count }))
             }
-            Sought::Everybody => {
+            Wanted::Everybody => {
                 watching::everybody(session, &mut self.outbox)?;
                 Ok(json!({ "all_users": true }))
             }

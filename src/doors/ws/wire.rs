@@ -7,7 +7,7 @@ use serde::{
 };
 use serde_json::{Map, Value, value::RawValue};
 
-use super::sought::{self, Sought};
+use super::wanted;
 use crate::{
     core::{Addressee, Aside, Cause, Code, Error, Frame, Lists, Snapshot, Typing, Whole},
     domain::{
@@ -21,7 +21,10 @@ use crate::{
         settings::MAX_GRACE_MS,
         version::{Epoch, Version},
     },
-    doors::wire::{LeaveShape, MemberShape, check_text},
+    doors::{
+        watching::Wanted,
+        wire::{LeaveShape, MemberShape, check_text},
+    },
 };
 
 /// The greatest id of a frame: 2^53 - 1, the greatest integer that every JSON reader keeps.
@@ -65,9 +68,9 @@ pub enum Request {
     /// Tell whoever watches just now.
     Send { channel: ChannelName, data: Box<RawValue>, echo: bool },
     /// Be told about changes.
-    Watch(Sought),
+    Watch(Wanted),
     /// Not be told any more.
-    Unwatch(Sought),
+    Unwatch(Wanted),
     /// Ask about a channel.
     GetChannel { channel: ChannelName },
     /// Ask who is in a channel, page by page.
@@ -294,8 +297,8 @@ pub fn read(text: &str) -> Result<(Option<u64>, Request), Fault> {
             let data = serde_json::value::to_raw_value(&data).expect("a JSON value is JSON");
             Request::Send { channel: channel.0, data, echo }
         }
-        "watch" => Request::Watch(sought::watch(object).map_err(|error| Fault::Refused(id, error))?),
-        "unwatch" => Request::Unwatch(sought::unwatch(object).map_err(|error| Fault::Refused(id, error))?),
+        "watch" => Request::Watch(wanted::watch(object).map_err(|error| Fault::Refused(id, error))?),
+        "unwatch" => Request::Unwatch(wanted::unwatch(object).map_err(|error| Fault::Refused(id, error))?),
         "get" => {
             let GetShape { channel, users, members, limit, cursor } = shape(object).map_err(bad)?;
             if !members && (limit.is_some() || cursor.is_some()) {

@@ -8,36 +8,12 @@ use crate::{
     core::{Code, Error},
     domain::{
         level::Level,
-        name::{ChannelName, UserName},
+        name::UserName,
         pattern::Pattern,
         version::{Epoch, Version},
     },
+    doors::watching::Wanted,
 };
-
-/// See the module.
-#[derive(Debug)]
-pub enum Sought {
-    /// One channel; to watch it, how much, and only what came after `since`.
-    Channel {
-        /// Which.
-        channel: ChannelName,
-        /// How much.
-        level: Level,
-        /// After what.
-        since: Option<Version>,
-    },
-    /// These users.
-    Users(Vec<UserName>),
-    /// Everybody who comes and goes.
-    Everybody,
-    /// The occupied channels that a pattern means.
-    Pattern {
-        /// Which.
-        pattern: Pattern,
-        /// How much.
-        level: Level,
-    },
-}
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -63,7 +39,7 @@ struct UnwatchShape {
 ///
 /// # Errors
 /// [`Code::BadRequest`] and [`Code::TooLarge`].
-pub fn watch(object: Map<String, Value>) -> Result<Sought, Error> {
+pub fn watch(object: Map<String, Value>) -> Result<Wanted, Error> {
     let WatchShape { channel, users, all_users, pattern, level, since } = shape(object).map_err(bad)?;
     if since.is_some() && channel.is_none() {
         return Err(bad("`since` belongs to a `channel`"));
@@ -72,14 +48,14 @@ pub fn watch(object: Map<String, Value>) -> Result<Sought, Error> {
         return Err(bad("`level` belongs to a `channel` or a `pattern`"));
     }
     let level = level.unwrap_or_default();
-    let sought = sought(channel, users, all_users, pattern, level)?;
+    let wanted = wanted(channel, users, all_users, pattern, level)?;
     let since = since.map(shape::<SinceShape>).transpose().map_err(|why| bad(format!("`since`: {why}")))?;
-    Ok(match sought {
-        Sought::Channel { channel, .. } => {
+    Ok(match wanted {
+        Wanted::Channel { channel, .. } => {
             // Without a list there is nothing to go on from where lists are told.
             let since = since.filter(|since| since.mode.has_lists() || level == Level::Occupancy);
             let since = since.map(|since| Version { epoch: Epoch::new(&since.epoch), number: since.version });
-            Sought::Channel { channel, level, since }
+            Wanted::Channel { channel, level, since }
         }
         other => other,
     })
@@ -89,29 +65,29 @@ pub fn watch(object: Map<String, Value>) -> Result<Sought, Error> {
 ///
 /// # Errors
 /// As those of [`watch`].
-pub fn unwatch(object: Map<String, Value>) -> Result<Sought, Error> {
+pub fn unwatch(object: Map<String, Value>) -> Result<Wanted, Error> {
     let UnwatchShape { channel, users, all_users, pattern } = shape(object).map_err(bad)?;
-    sought(channel, users, all_users, pattern, Level::default())
+    wanted(channel, users, all_users, pattern, Level::default())
 }
 
-fn sought(
+fn wanted(
     channel: Option<Channel>,
     users: Option<Vec<UserName>>,
     all_users: Option<bool>,
     pattern: Option<String>,
     level: Level,
-) -> Result<Sought, Error> {
+) -> Result<Wanted, Error> {
     match (channel, users, all_users, pattern) {
-        (Some(channel), None, None, None) => Ok(Sought::Channel { channel: channel.0, level, since: None }),
+        (Some(channel), None, None, None) => Ok(Wanted::Channel { channel: channel.0, level, since: None }),
         (None, Some(users), None, None) if users.len() > MOST_USERS => {
             Err(Error::new(Code::TooLarge, format!("`users` has at most {MOST_USERS} names")))
         }
-        (None, Some(users), None, None) => Ok(Sought::Users(users)),
-        (None, None, Some(true), None) => Ok(Sought::Everybody),
+        (None, Some(users), None, None) => Ok(Wanted::Users(users)),
+        (None, None, Some(true), None) => Ok(Wanted::Everybody),
         (None, None, Some(false), None) => Err(bad("`all_users` is true; `unwatch` takes it back")),
         (None, None, None, Some(pattern)) => {
             let pattern = Pattern::parse(&pattern).map_err(|why| bad(format!("`pattern`: {why}")))?;
-            Ok(Sought::Pattern { pattern, level })
+            Ok(Wanted::Pattern { pattern, level })
         }
         _ => Err(bad("one of `channel`, `users`, `all_users` and `pattern` says what")),
     }
