@@ -4,38 +4,8 @@ mod harness;
 
 use std::time::Duration;
 
-use harness::{Backend, Client, DEADLINE, Instance, Level, Rest, eventually, token};
+use harness::{Client, DEADLINE, Instance, Level, Pair, eventually, token};
 use serde_json::{Value, json};
-
-struct Pair {
-    _redis: Backend,
-    one: Instance,
-    two: Instance,
-}
-
-impl Pair {
-    async fn start(more: &[(&'static str, &str)]) -> Self {
-        Self::start_with(&[], more).await
-    }
-
-    async fn start_with(arguments: &[&str], more: &[(&'static str, &str)]) -> Self {
-        let redis = Backend::start().await;
-        let mut space = redis.space();
-        let quick = [
-            ("ROLLCALL__PRESENCE__SETTLE_MS", "600"),
-            ("ROLLCALL__PRESENCE__INSTANCE_RENEW_MS", "300"),
-            ("ROLLCALL__PRESENCE__INSTANCE_LEASE_MS", "2000"),
-        ];
-        space.extend(quick.iter().chain(more).map(|(name, value)| (*name, (*value).to_owned())));
-        let (one, two) = tokio::join!(Instance::start_with(arguments, &space), Instance::start_with(arguments, &space));
-        tokio::join!(one.ready(), two.ready());
-        Self { _redis: redis, one, two }
-    }
-
-    fn rest(&self) -> Rest {
-        self.two.rest()
-    }
-}
 
 /// Somebody who only watches and asks.
 async fn onlooker(at: &Instance) -> Client {
@@ -107,8 +77,8 @@ async fn status_and_notices() {
     })
     .await;
     // Whoever watches is no member.
-    assert_eq!(pair.rest().users_in("room:1").await, ["ann"]);
-    assert_eq!(pair.rest().get("/v1/users/onlooker").await.ok()["status"], "offline");
+    assert_eq!(pair.two.rest().users_in("room:1").await, ["ann"]);
+    assert_eq!(pair.two.rest().get("/v1/users/onlooker").await.ok()["status"], "offline");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -127,7 +97,7 @@ async fn last_status_kept() {
     let zoe = Client::hello_as(&pair.two.url(), "zoe").await;
     zoe.op(json!({"op": "update", "state": {"town": "Ulm"}})).await.unwrap();
     zoe.bye().await.unwrap();
-    eventually(DEADLINE, async || pair.rest().get("/v1/users/zoe").await.body["last_seen"].is_u64()).await;
+    eventually(DEADLINE, async || pair.two.rest().get("/v1/users/zoe").await.body["last_seen"].is_u64()).await;
 
     // Who comes late has the last status of each at once, of those who are offline too, and nothing of who types.
     let late = onlooker(&pair.two).await;
@@ -158,7 +128,7 @@ async fn last_status_kept() {
     assert!(told_of(&late, "ann").unwrap()["last_seen"].is_u64());
 
     // Everyone known, with those offline.
-    let known = pair.rest().get("/v1/users?offline=true").await.ok();
+    let known = pair.two.rest().get("/v1/users?offline=true").await.ok();
     let names: Vec<&str> = known["users"].as_array().unwrap().iter().filter_map(|user| user["user"].as_str()).collect();
     assert_eq!(names, ["ann", "zoe"]);
 }
@@ -177,7 +147,7 @@ async fn topics() {
         ann.join(topic, json!({})).await.unwrap();
     }
     ben.join("topic:b", json!({})).await.unwrap();
-    let rest = pair.rest();
+    let rest = pair.two.rest();
     // Users of a topic, topics of a user, and each user once over all topics.
     assert_eq!(rest.users_in("topic:b").await, ["ann", "ben"]);
     assert_eq!(rest.get("/v1/users/ann").await.ok()["channels"], json!(["topic:a", "topic:b"]));
@@ -220,7 +190,7 @@ async fn logins() {
     let pair = Pair::start(&[]).await;
     let everybody = onlooker(&pair.one).await;
     let ann_was = Client::hello_as(&pair.two.url(), "early").await;
-    eventually(DEADLINE, async || pair.rest().get("/v1/users/early").await.body["status"] == "online").await;
+    eventually(DEADLINE, async || pair.two.rest().get("/v1/users/early").await.body["status"] == "online").await;
     everybody.op(json!({"op": "watch", "all_users": true})).await.unwrap();
     everybody.until("who is there first", |all| told_of(all, "early").is_some()).await;
     let one = onlooker(&pair.two).await;
@@ -241,7 +211,7 @@ async fn logins() {
     assert_eq!(told_of(&one, "ben"), None, "one user's logins are those of one");
 
     // Everyone online, or a map of those who are named; who has no user is nowhere.
-    let rest = pair.rest();
+    let rest = pair.two.rest();
     let online = rest.get("/v1/users").await.ok();
     let names: Vec<&str> =
         online["users"].as_array().unwrap().iter().filter_map(|user| user["user"].as_str()).collect();
@@ -272,7 +242,7 @@ async fn channel_options() {
     "#;
     std::fs::write(&config, namespaces).unwrap();
     let pair = Pair::start_with(&["--config", config.to_str().unwrap()], &[]).await;
-    let rest = pair.rest();
+    let rest = pair.two.rest();
     // Presence by namespace: a clear no, and not an empty list.
     let ann = Client::hello_as(&pair.one.url(), "ann").await;
     for refused in [

@@ -5,30 +5,9 @@ mod harness;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use harness::{API_KEY, Backend, Client, DEADLINE, Events, Instance, Level, Redis, eventually, holds_within, token};
+use harness::{API_KEY, Client, DEADLINE, Events, Instance, Level, Pair, Redis, eventually, holds_within, token};
 use serde_json::{Value, json};
 use tokio::time::Instant;
-
-struct Pair {
-    _redis: Backend,
-    one: Instance,
-    two: Instance,
-}
-
-impl Pair {
-    async fn start(more: &[(&'static str, &str)]) -> Self {
-        let redis = Backend::start().await;
-        let mut space = redis.space();
-        let quick = [
-            ("ROLLCALL__PRESENCE__SETTLE_MS", "600"),
-            ("ROLLCALL__PRESENCE__INSTANCE_RENEW_MS", "300"),
-            ("ROLLCALL__PRESENCE__INSTANCE_LEASE_MS", "2000"),
-        ];
-        space.extend(quick.iter().chain(more).map(|(name, value)| (*name, (*value).to_owned())));
-        let (one, two) = tokio::join!(Instance::start(&space), Instance::start(&space));
-        Self { _redis: redis, one, two }
-    }
-}
 
 /// Typing that ends by time only when the test has failed long before: whatever ends it is something else.
 const LONG: (&str, &str) = ("ROLLCALL__PRESENCE__TYPING_MS", "60000");

@@ -6,46 +6,24 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use harness::{
-    API_KEY, Backend, Client, DEADLINE, Events, Instance, Level, OpError, Redis, api_key_setting, eventually,
+    API_KEY, Client, DEADLINE, Events, Instance, Level, OpError, Pair, Redis, api_key_setting, eventually,
     holds_within, token,
 };
 use serde_json::{Value, json};
 
 const SECOND: Duration = Duration::from_secs(1);
 
-struct Pair {
-    redis: Backend,
-    space: Vec<(&'static str, String)>,
-    one: Instance,
-    two: Instance,
+/// Asks the first instance.
+async fn disconnect(pair: &Pair, user: &str, body: Value) -> u64 {
+    let answer = pair.one.rest().post(&format!("/v1/users/{user}/disconnect"), body).await.ok();
+    assert_eq!(answer.as_object().unwrap().len(), 1, "{answer}");
+    answer["connections"].as_u64().unwrap()
 }
 
-impl Pair {
-    async fn start(more: &[(&'static str, &str)]) -> Self {
-        let redis = Backend::start().await;
-        let mut space = redis.space();
-        let quick = [
-            ("ROLLCALL__PRESENCE__SETTLE_MS", "600"),
-            ("ROLLCALL__PRESENCE__INSTANCE_RENEW_MS", "300"),
-            ("ROLLCALL__PRESENCE__INSTANCE_LEASE_MS", "2000"),
-        ];
-        space.extend(quick.iter().chain(more).map(|(name, value)| (*name, (*value).to_owned())));
-        let (one, two) = tokio::join!(Instance::start(&space), Instance::start(&space));
-        Self { redis, space, one, two }
-    }
-
-    /// Asks the first instance.
-    async fn disconnect(&self, user: &str, body: Value) -> u64 {
-        let answer = self.one.rest().post(&format!("/v1/users/{user}/disconnect"), body).await.ok();
-        assert_eq!(answer.as_object().unwrap().len(), 1, "{answer}");
-        answer["connections"].as_u64().unwrap()
-    }
-
-    /// The same.
-    async fn revoke(&self, body: Value) {
-        let answer = self.one.rest().post("/v1/revocations", body).await;
-        assert_eq!((answer.status, answer.text.as_str()), (204, ""));
-    }
+/// The same.
+async fn revoke(pair: &Pair, body: Value) {
+    let answer = pair.one.rest().post("/v1/revocations", body).await;
+    assert_eq!((answer.status, answer.text.as_str()), (204, ""));
 }
 
 /// Says hello on a socket of its own; where that is refused, how the socket is closed.
@@ -89,7 +67,7 @@ async fn every_connection_of_a_user_ends_at_once_and_is_told_why() {
     watcher.until("all are there", |watcher| watcher.view("room:1").unwrap().members().len() == 5).await;
 
     let reason = format!("you know why {}", "\u{1f600}".repeat(60));
-    assert_eq!(pair.disconnect("ann", json!({"reason": reason})).await, 4);
+    assert_eq!(disconnect(&pair, "ann", json!({"reason": reason})).await, 4);
     for client in [&laptop, &phone, &reader] {
         let closed = client.until_closed(SECOND).await;
         assert_eq!(closed.code, 4503);
@@ -110,7 +88,7 @@ async fn every_connection_of_a_user_ends_at_once_and_is_told_why() {
     );
     let user = pair.two.rest().get("/v1/users/ann").await.ok();
     assert_eq!((&user["status"], &user["connections"]), (&json!("offline"), &json!([])));
-    assert_eq!(pair.disconnect("ann", json!({})).await, 0, "asked again there is nobody");
+    assert_eq!(disconnect(&pair, "ann", json!({})).await, 0, "asked again there is nobody");
     assert!(ben.closed().is_none() && watcher.closed().is_none());
 
     // No ban: she may come back, but nothing goes on where it was.
@@ -124,7 +102,7 @@ async fn a_banned_user_is_out_and_stays_out_on_every_instance_until_the_ban_is_o
     let pair = Pair::start(&[]).await;
     let ann = Client::hello_as(&pair.two.url(), "ann").await;
     ann.join("room:1", json!({})).await.unwrap();
-    assert_eq!(pair.disconnect("ann", json!({"reason": "enough", "ban_ms": 8_000})).await, 1);
+    assert_eq!(disconnect(&pair, "ann", json!({"reason": "enough", "ban_ms": 8_000})).await, 1);
     let banned_at = tokio::time::Instant::now();
     let closed = ann.until_closed(SECOND).await;
     assert_eq!((closed.code, closed.reason.as_str()), (4504, "enough"));
@@ -147,9 +125,9 @@ async fn a_banned_user_is_out_and_stays_out_on_every_instance_until_the_ban_is_o
 #[tokio::test(flavor = "multi_thread")]
 async fn bans_and_revocations_outlive_all_instances_and_a_redis_that_lost_its_memory() {
     let mut pair = Pair::start(&[]).await;
-    pair.disconnect("ann", json!({"ban_ms": 3_600_000})).await;
-    pair.revoke(json!({"jti": "t1"})).await;
-    pair.revoke(json!({"user": "cat"})).await;
+    disconnect(&pair, "ann", json!({"ban_ms": 3_600_000})).await;
+    revoke(&pair, json!({"jti": "t1"})).await;
+    revoke(&pair, json!({"user": "cat"})).await;
     let tokens = [
         (token("ann", json!({})), 4504),
         (token("ben", json!({"jti": "t1"})), 4501),
@@ -195,7 +173,7 @@ async fn who_says_hello_while_being_banned_is_out_in_the_end() {
     };
     let ban = async {
         tokio::time::sleep(Duration::from_millis(20)).await;
-        pair.disconnect("ann", json!({"ban_ms": 600_000})).await
+        disconnect(&pair, "ann", json!({"ban_ms": 600_000})).await
     };
     let (a, b, c, d, _) = tokio::join!(hellos(&pair.one), hellos(&pair.two), hellos(&pair.one), hellos(&pair.two), ban);
     let ends: Vec<Client> = [a, b, c, d].into_iter().flatten().collect();
@@ -221,8 +199,8 @@ async fn streams_of_events_end_with_the_user_and_the_token_and_no_ticket_is_give
     // One that was given before, for whoever thinks ahead.
     let rest = pair.two.rest();
     let ticket = rest.with_key(Some(&ann)).post("/v1/tickets", json!({})).await.ok()["ticket"].clone();
-    pair.disconnect("ann", json!({"reason": "enough", "ban_ms": 600_000})).await;
-    pair.revoke(json!({"jti": "t1"})).await;
+    disconnect(&pair, "ann", json!({"reason": "enough", "ban_ms": 600_000})).await;
+    revoke(&pair, json!({"jti": "t1"})).await;
     let expected = [(4504, "enough", 403, "forbidden"), (4501, "the token does not hold", 401, "unauthorized")];
     for ((stream, bearer), (close, said, status, code)) in streams.iter_mut().zip(&bearers).zip(expected) {
         let closed = stream.next().await.data;
@@ -256,7 +234,7 @@ async fn a_token_that_is_revoked_by_its_id_ends_everywhere_whoever_it_names() {
     stale.refresh(&bad).await.unwrap();
     watcher.until("ann is there", |watcher| watcher.users("room:1") == ["ann"]).await;
 
-    pair.revoke(json!({"jti": "bad"})).await;
+    revoke(&pair, json!({"jti": "bad"})).await;
     for client in [&ann, &nobody, &stale] {
         assert_eq!(client.until_closed(SECOND).await.code, 4501);
     }
@@ -278,7 +256,7 @@ async fn tokens_of_a_user_that_were_issued_until_now_end_and_later_ones_hold() {
     let (a, b) = (hello(&pair.one, &old).await.unwrap(), hello(&pair.two, &undated).await.unwrap());
     let later = hello(&pair.two, &token("ann", json!({"iat": now + 60}))).await.unwrap();
     let ben = hello(&pair.two, &token("ben", json!({"iat": now - 60}))).await.unwrap();
-    pair.revoke(json!({"user": "ann"})).await;
+    revoke(&pair, json!({"user": "ann"})).await;
     for client in [&a, &b] {
         assert_eq!(client.until_closed(SECOND).await.code, 4501);
     }
@@ -327,8 +305,8 @@ async fn a_channel_that_is_cleared_is_left_by_everybody_once_and_may_be_joined_a
 async fn one_ban_more_than_may_be_is_refused_and_puts_nobody_out() {
     let pair = Pair::start(&[("ROLLCALL__LIMITS__REVOCATIONS", "2")]).await;
     let ann = Client::hello_as(&pair.two.url(), "ann").await;
-    pair.revoke(json!({"jti": "a"})).await;
-    pair.disconnect("ben", json!({"ban_ms": 600_000})).await;
+    revoke(&pair, json!({"jti": "a"})).await;
+    disconnect(&pair, "ben", json!({"ban_ms": 600_000})).await;
     let post = async |path: &str, body| pair.two.rest().post(path, body).await;
     for (path, body) in [
         ("/v1/users/ann/disconnect", json!({"ban_ms": 600_000})),
@@ -343,7 +321,7 @@ async fn one_ban_more_than_may_be_is_refused_and_puts_nobody_out() {
     assert!(metrics.contains("\nrollcall_bars 2\n"), "{metrics}");
     // What is there already may last longer, and what puts out without lasting needs no room.
     assert_eq!(post("/v1/users/ben/disconnect", json!({"ban_ms": 900_000})).await.status, 200);
-    assert_eq!(pair.disconnect("ann", json!({})).await, 1);
+    assert_eq!(disconnect(&pair, "ann", json!({})).await, 1);
     assert_eq!(ann.until_closed(SECOND).await.code, 4503);
 }
 

@@ -2,31 +2,10 @@
 
 mod harness;
 
-use harness::{Backend, Client, DEADLINE, Instance, Level, Redis, token};
+use harness::{Client, DEADLINE, Instance, Level, Pair, Redis, token};
 use serde_json::{Value, json};
 
-struct Pair {
-    _redis: Backend,
-    one: Instance,
-    two: Instance,
-}
-
-impl Pair {
-    async fn start() -> Self {
-        let redis = Backend::start().await;
-        let mut space = redis.space();
-        let quick = [
-            ("ROLLCALL__PRESENCE__SETTLE_MS", "600"),
-            ("ROLLCALL__PRESENCE__INSTANCE_RENEW_MS", "300"),
-            ("ROLLCALL__PRESENCE__INSTANCE_LEASE_MS", "2000"),
-            ("ROLLCALL__PRESENCE__GRACE_MS", "800"),
-        ];
-        space.extend(quick.map(|(name, value)| (name, value.to_owned())));
-        let (one, two) = tokio::join!(Instance::start(&space), Instance::start(&space));
-        Self { _redis: redis, one, two }
-    }
-}
-
+const GRACE: (&str, &str) = ("ROLLCALL__PRESENCE__GRACE_MS", "800");
 const ROOM: &str = "room:1";
 
 async fn join(client: &Client, state: Value, on_leave: Value) -> Value {
@@ -50,7 +29,7 @@ fn leaves(watcher: &Client) -> Vec<(String, Value)> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn who_goes_without_a_goodbye_is_shown_with_the_last_words_and_who_says_goodbye_is_not() {
-    let pair = Pair::start().await;
+    let pair = Pair::start(&[GRACE]).await;
     let by_user = watching(&pair.two, "by-user", Level::Users).await;
     let by_connection = watching(&pair.one, "by-connection", Level::Connections).await;
     let ann = Client::hello_as(&pair.one.url(), "ann").await;
@@ -95,7 +74,7 @@ async fn who_goes_without_a_goodbye_is_shown_with_the_last_words_and_who_says_go
 
 #[tokio::test(flavor = "multi_thread")]
 async fn last_words_survive_a_resume_and_the_death_of_the_instance() {
-    let mut pair = Pair::start().await;
+    let mut pair = Pair::start(&[GRACE]).await;
     let far = watching(&pair.two, "far", Level::Users).await;
     let ann = Client::hello_as(&pair.two.url(), "ann").await;
     join(&ann, json!({"n": 1}), json!({"gone": "lost"})).await;
@@ -111,7 +90,7 @@ async fn last_words_survive_a_resume_and_the_death_of_the_instance() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_second_join_replaces_them_and_nobody_sees_that_it_does() {
-    let pair = Pair::start().await;
+    let pair = Pair::start(&[GRACE]).await;
     let far = watching(&pair.two, "far", Level::Connections).await;
     let users = watching(&pair.one, "users", Level::Users).await;
     let laptop = Client::hello_as(&pair.one.url(), "ann").await;
@@ -153,7 +132,7 @@ async fn a_second_join_replaces_them_and_nobody_sees_that_it_does() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn of_several_devices_the_one_that_leaves_last_has_the_last_word() {
-    let pair = Pair::start().await;
+    let pair = Pair::start(&[GRACE]).await;
     let far = watching(&pair.two, "far", Level::Users).await;
     let laptop = Client::hello_as(&pair.one.url(), "ann").await;
     join(&laptop, json!({"on": "laptop"}), json!({"gone": "laptop"})).await;
@@ -170,7 +149,7 @@ async fn of_several_devices_the_one_that_leaves_last_has_the_last_word() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_token_that_ends_is_no_goodbye() {
-    let pair = Pair::start().await;
+    let pair = Pair::start(&[GRACE]).await;
     let far = watching(&pair.two, "far", Level::Users).await;
     let ann = Client::connect(&pair.one.url()).await;
     // Tokens may be off by five seconds.

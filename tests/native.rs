@@ -4,44 +4,19 @@ mod harness;
 
 use std::time::Duration;
 
-use harness::{Backend, Client, DEADLINE, Instance, Level, eventually, token};
+use harness::{Client, DEADLINE, Instance, Level, Pair, eventually, token};
 use serde_json::{Value, json};
 
 const SECOND: Duration = Duration::from_secs(1);
 
 /// Two instances that share one Redis.
-struct Pair {
-    redis: Backend,
-    one: Instance,
-    two: Instance,
-}
-
-impl Pair {
-    async fn start(more: &[(&'static str, &str)]) -> Self {
-        // A Cluster must look the same: `ROLLCALL_TEST_REDIS=cluster` runs all of this over one.
-        let redis = Backend::start().await;
-        let mut space = redis.space();
-        space.extend(more.iter().map(|(name, value)| (*name, (*value).to_owned())));
-        let (one, two) = tokio::join!(Instance::start(&space), Instance::start(&space));
-        Self { redis, one, two }
-    }
-}
-
-fn quick() -> Vec<(&'static str, &'static str)> {
-    vec![
-        ("ROLLCALL__PRESENCE__SETTLE_MS", "600"),
-        ("ROLLCALL__PRESENCE__INSTANCE_RENEW_MS", "300"),
-        ("ROLLCALL__PRESENCE__INSTANCE_LEASE_MS", "2000"),
-    ]
-}
-
 fn user_of(change: &harness::Received) -> String {
     change.frame["user"].as_str().unwrap_or_default().to_owned()
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_join_is_acknowledged_then_shown_in_a_snapshot_and_told_to_others() {
-    let pair = Pair::start(&quick()).await;
+    let pair = Pair::start(&[]).await;
     let ann = Client::hello_as(&pair.one.url(), "ann").await;
     let ok = ann.join_watching("room:1", json!({"name": "Ann"})).await.unwrap();
     assert_eq!((ok["channel"].as_str(), ok["version"].as_u64()), (Some("room:1"), Some(1)));
@@ -71,7 +46,7 @@ async fn a_join_is_acknowledged_then_shown_in_a_snapshot_and_told_to_others() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_person_on_many_devices_joins_with_the_first_and_leaves_with_the_last() {
-    let pair = Pair::start(&quick()).await;
+    let pair = Pair::start(&[]).await;
     let watcher = Client::hello_as(&pair.two.url(), "watcher").await;
     watcher.watch("room:1", Level::Users).await.unwrap();
     let close = Client::hello_as(&pair.two.url(), "close").await;
@@ -112,7 +87,7 @@ async fn one_person_on_many_devices_joins_with_the_first_and_leaves_with_the_las
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_resume_on_another_instance_is_no_event_and_keeps_channels_and_state() {
-    let pair = Pair::start(&quick()).await;
+    let pair = Pair::start(&[]).await;
     let watcher = Client::hello_as(&pair.one.url(), "watcher").await;
     watcher.watch("room:1", Level::Connections).await.unwrap();
     let ann = Client::hello_as(&pair.one.url(), "ann").await;
@@ -148,7 +123,7 @@ async fn a_resume_on_another_instance_is_no_event_and_keeps_channels_and_state()
 
 #[tokio::test(flavor = "multi_thread")]
 async fn who_does_not_come_back_leaves_once_after_the_grace() {
-    let pair = Pair::start(&[quick(), vec![("ROLLCALL__PRESENCE__GRACE_MS", "1500")]].concat()).await;
+    let pair = Pair::start(&[("ROLLCALL__PRESENCE__GRACE_MS", "1500")]).await;
     let watcher = Client::hello_as(&pair.two.url(), "watcher").await;
     watcher.watch("room:1", Level::Users).await.unwrap();
     let ann = Client::hello_as(&pair.one.url(), "ann").await;
@@ -173,7 +148,7 @@ async fn who_does_not_come_back_leaves_once_after_the_grace() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn of_two_sockets_with_one_resume_token_the_later_has_the_connection() {
-    let pair = Pair::start(&quick()).await;
+    let pair = Pair::start(&[]).await;
     let ann = Client::hello_as(&pair.one.url(), "ann").await;
     ann.join("room:1", json!({})).await.unwrap();
     let resume = ann.welcome()["resume"].as_str().unwrap().to_owned();
@@ -202,7 +177,7 @@ async fn of_two_sockets_with_one_resume_token_the_later_has_the_connection() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn snapshots_come_in_pages_of_one_version_and_since_brings_what_came_after() {
-    let pair = Pair::start(&quick()).await;
+    let pair = Pair::start(&[]).await;
     let rest = pair.one.rest();
     let state = json!({"blob": "x".repeat(900)});
     for n in 0..60 {
@@ -226,7 +201,7 @@ async fn snapshots_come_in_pages_of_one_version_and_since_brings_what_came_after
 
 #[tokio::test(flavor = "multi_thread")]
 async fn many_watchers_of_a_channel_cost_redis_one_subscription_and_one_read() {
-    let pair = Pair::start(&quick()).await;
+    let pair = Pair::start(&[]).await;
     let ann = Client::hello_as(&pair.two.url(), "ann").await;
     ann.join("room:1", json!({})).await.unwrap();
     let url = pair.one.url();
@@ -262,7 +237,7 @@ async fn a_socket_that_answers_no_ping_is_noticed_and_a_quiet_one_that_does_stay
         ("ROLLCALL__PRESENCE__PONG_TIMEOUT_MS", "400"),
         ("ROLLCALL__PRESENCE__GRACE_MS", "500"),
     ];
-    let pair = Pair::start(&[quick(), more.to_vec()].concat()).await;
+    let pair = Pair::start(&more).await;
     let watcher = Client::hello_as(&pair.two.url(), "watcher").await;
     watcher.watch("room:1", Level::Users).await.unwrap();
     let quiet = Client::hello_as(&pair.one.url(), "quiet").await;
@@ -284,7 +259,7 @@ async fn a_dead_socket_is_noticed_though_a_busy_channel_is_sent_to_it_all_the_ti
         ("ROLLCALL__PRESENCE__PONG_TIMEOUT_MS", "600"),
         ("ROLLCALL__PRESENCE__GRACE_MS", "500"),
     ];
-    let pair = Pair::start(&[quick(), more.to_vec()].concat()).await;
+    let pair = Pair::start(&more).await;
     let busy = Client::hello_as(&pair.two.url(), "busy").await;
     busy.join_watching("room:1", json!({})).await.unwrap();
     let dead = Client::hello_as(&pair.one.url(), "dead").await;
@@ -307,7 +282,7 @@ async fn a_dead_socket_is_noticed_though_a_busy_channel_is_sent_to_it_all_the_ti
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_token_that_ends_ends_the_connection_unless_refreshed() {
-    let pair = Pair::start(&[quick(), vec![("ROLLCALL__AUTH__LEEWAY_MS", "0")]].concat()).await;
+    let pair = Pair::start(&[("ROLLCALL__AUTH__LEEWAY_MS", "0")]).await;
     let watcher = Client::hello_as(&pair.two.url(), "watcher").await;
     watcher.watch("room:1", Level::Users).await.unwrap();
     let soon = || json!({"exp": harness::token::now_s() + 2});
@@ -327,7 +302,7 @@ async fn a_token_that_ends_ends_the_connection_unless_refreshed() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_token_does_not_allow_is_forbidden_and_the_socket_stays() {
-    let pair = Pair::start(&quick()).await;
+    let pair = Pair::start(&[]).await;
     let can = json!({"can": {"join": ["room:*"], "watch": ["lobby"], "users": ["ben"]}});
     let ann = Client::connect(&pair.one.url()).await;
     ann.hello(&token("ann", can)).await.unwrap();
@@ -362,7 +337,7 @@ async fn limits_refuse_one_operation_and_close_nothing() {
         ("ROLLCALL__LIMITS__CONNECTIONS_PER_USER", "2"),
         ("ROLLCALL__LIMITS__MEMBERS_PER_CHANNEL", "2"),
     ];
-    let pair = Pair::start(&[quick(), more.to_vec()].concat()).await;
+    let pair = Pair::start(&more).await;
     let ann = Client::hello_as(&pair.one.url(), "ann").await;
     for n in 0..3 {
         ann.join(&format!("room:{n}"), json!({})).await.unwrap();
@@ -385,7 +360,7 @@ async fn limits_refuse_one_operation_and_close_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stopped_instance_sends_its_clients_elsewhere_and_watchers_see_nothing() {
-    let mut pair = Pair::start(&quick()).await;
+    let mut pair = Pair::start(&[]).await;
     let watcher = Client::hello_as(&pair.two.url(), "watcher").await;
     watcher.watch("room:1", Level::Users).await.unwrap();
     watcher.until("the empty channel", |watcher| watcher.snapshots("room:1") == [1]).await;

@@ -2,47 +2,8 @@
 
 mod harness;
 
-use harness::{Backend, Client, DEADLINE, Instance, Level, Proxy, Redis, eventually, token};
+use harness::{Client, DEADLINE, Level, LinkedPair, Pair, eventually, token};
 use serde_json::{Value, json};
-
-const QUICK: [(&str, &str); 3] = [
-    ("ROLLCALL__PRESENCE__SETTLE_MS", "600"),
-    ("ROLLCALL__PRESENCE__INSTANCE_RENEW_MS", "300"),
-    ("ROLLCALL__PRESENCE__INSTANCE_LEASE_MS", "2000"),
-];
-
-struct Pair {
-    redis: Backend,
-    one: Instance,
-    two: Instance,
-}
-
-impl Pair {
-    async fn start(more: &[(&'static str, &str)]) -> Self {
-        Self::start_with(more, &[]).await
-    }
-
-    async fn start_with(more: &[(&'static str, &str)], arguments: &[&str]) -> Self {
-        let redis = Backend::start().await;
-        let mut space = redis.space();
-        space.extend(QUICK.iter().chain(more).map(|(name, value)| (*name, (*value).to_owned())));
-        let start = || async {
-            let instance = Instance::start_with(arguments, &space).await;
-            instance.ready().await;
-            instance
-        };
-        let (one, two) = tokio::join!(start(), start());
-        Self { redis, one, two }
-    }
-
-    async fn one(&self, user: &str) -> Client {
-        Client::hello_as(&self.one.url(), user).await
-    }
-
-    async fn two(&self, user: &str) -> Client {
-        Client::hello_as(&self.two.url(), user).await
-    }
-}
 
 async fn watch(client: &Client, pattern: &str) -> Value {
     let ok = client.op(json!({"op": "watch", "pattern": pattern})).await.unwrap();
@@ -175,26 +136,16 @@ async fn redis_that_lost_its_memory_empties_no_channel() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_channel_that_was_occupied_while_the_feed_was_silent_is_found_by_comparing() {
-    let redis = Redis::start().await;
-    let mut space = redis.space();
-    space.extend(QUICK.map(|(name, value)| (name, value.to_owned())));
-    let two = Instance::start(&space).await;
-    let link = Proxy::start(redis.port()).await;
-    for (name, value) in &mut space {
-        if *name == "ROLLCALL__REDIS__URL" {
-            *value = link.redis_url();
-        }
-    }
-    let one = Instance::start(&space).await;
-    let watcher = Client::hello_as(&one.url(), "watcher").await;
-    let ann = Client::hello_as(&two.url(), "ann").await;
+    let pair = LinkedPair::start().await;
+    let watcher = Client::hello_as(&pair.one.url(), "watcher").await;
+    let ann = Client::hello_as(&pair.two.url(), "ann").await;
     ann.join("room:1", json!({})).await.unwrap();
     watch(&watcher, "room:*").await;
-    link.deafen_feeds();
+    pair.link.deafen_feeds();
     ann.leave("room:1").await.unwrap();
     ann.join("room:2", json!({})).await.unwrap();
     watcher.until("as it is", |watcher| watcher.channels("room:*") == ["room:2"]).await;
-    link.restore();
+    pair.link.restore();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -251,7 +202,7 @@ async fn a_pattern_may_be_watched_where_all_that_it_means_may() {
         can = { join = ["**"], watch = ["open:**"] }
     "#;
     std::fs::write(&file, namespaces).unwrap();
-    let pair = Pair::start_with(&[], &["--config", file.to_str().unwrap()]).await;
+    let pair = Pair::start_with(&["--config", file.to_str().unwrap()], &[]).await;
     let client = |can: Value| {
         let url = pair.two.url();
         async move {

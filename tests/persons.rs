@@ -4,34 +4,13 @@ mod harness;
 
 use std::time::Duration;
 
-use harness::{Backend, Client, DEADLINE, Instance, Level, Redis, eventually, holds_within, token};
+use harness::{Client, DEADLINE, Instance, Level, Pair, Redis, eventually, holds_within, token};
 use serde_json::{Value, json};
 
-struct Pair {
-    redis: Backend,
-    one: Instance,
-    two: Instance,
-}
-
-impl Pair {
-    async fn start(more: &[(&'static str, &str)]) -> Self {
-        let redis = Backend::start().await;
-        let mut space = redis.space();
-        let quick = [
-            ("ROLLCALL__PRESENCE__SETTLE_MS", "600"),
-            ("ROLLCALL__PRESENCE__INSTANCE_RENEW_MS", "300"),
-            ("ROLLCALL__PRESENCE__INSTANCE_LEASE_MS", "2000"),
-        ];
-        space.extend(quick.iter().chain(more).map(|(name, value)| (*name, (*value).to_owned())));
-        let (one, two) = tokio::join!(Instance::start(&space), Instance::start(&space));
-        Self { redis, one, two }
-    }
-
-    /// What REST says of a user, on the second instance.
-    async fn user(&self, name: &str) -> Value {
-        // Null while Redis has just lost its memory.
-        self.two.rest().get(&format!("/v1/users/{name}")).await.body
-    }
+/// What REST says of a user, on the second instance.
+async fn by_rest(pair: &Pair, name: &str) -> Value {
+    // Null while Redis has just lost its memory.
+    pair.two.rest().get(&format!("/v1/users/{name}")).await.body
 }
 
 const QUICK_TO_IDLE: [(&str, &str); 2] =
@@ -56,7 +35,7 @@ async fn without_activity_one_is_idle_and_then_away_and_each_is_told_once() {
     watcher.until("online again", |watcher| watcher.member("room:1", "ann")["status"] == "online").await;
     let member = watcher.member("room:1", "ann");
     assert_eq!((&member["state"], &member["connections"]), (&json!({"n": 1}), &json!(1)));
-    let user = pair.user("ann").await;
+    let user = by_rest(&pair, "ann").await;
     assert!(user["last_active"].as_u64().unwrap() >= user["since"].as_u64().unwrap(), "{user}");
     assert!(watcher.changes("room:1", "leave").is_empty());
 }
@@ -76,7 +55,7 @@ async fn several_devices_are_one_person_and_only_what_they_are_together_is_told(
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     assert_eq!(statuses(&watcher, "room:1", "ann"), ["online"], "she is active on the phone");
-    assert_eq!(pair.user("ann").await["status"], "online");
+    assert_eq!(by_rest(&pair, "ann").await["status"], "online");
     // With the phone goes what it said of her.
     phone.bye().await.unwrap();
     watcher.until("away", |watcher| watcher.member("room:1", "ann")["status"] == "away").await;
@@ -94,7 +73,7 @@ async fn a_chosen_status_is_the_persons_on_all_devices_and_lasts_until_its_time(
     let phone = Client::hello_as(&pair.two.url(), "ann").await;
     phone.op(json!({"op": "status", "status": "busy", "text": "in a call"})).await.unwrap();
     watcher.until("busy", |watcher| watcher.member("room:1", "ann")["status"] == "busy").await;
-    let user = pair.user("ann").await;
+    let user = by_rest(&pair, "ann").await;
     assert_eq!((&user["status"], &user["text"]), (&json!("busy"), &json!("in a call")));
     // Choosing is no news of the state, and neither is anybody's coming.
     assert_eq!(watcher.member("room:1", "ann")["state"], json!({"on": "laptop"}));
@@ -116,7 +95,7 @@ async fn a_chosen_status_is_the_persons_on_all_devices_and_lasts_until_its_time(
     again.op(json!({"op": "status", "status": "idle"})).await.unwrap();
     again.op(json!({"op": "status", "status": null})).await.unwrap();
     watcher.until("automatic", |watcher| watcher.member("room:1", "ann")["status"] == "online").await;
-    assert_eq!(pair.user("ann").await.get("text"), None);
+    assert_eq!(by_rest(&pair, "ann").await.get("text"), None);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -135,7 +114,7 @@ async fn what_was_chosen_survives_a_redis_that_lost_its_memory() {
 
     pair.redis.flush().await;
     eventually(DEADLINE, async || {
-        let (ann, ghost) = (pair.user("ann").await, pair.user("ghost").await);
+        let (ann, ghost) = (by_rest(&pair, "ann").await, by_rest(&pair, "ghost").await);
         ann["status"] == "busy" && ann["state"]["mood"] == "fine" && ghost["status"] == "invisible"
     })
     .await;
@@ -231,10 +210,10 @@ async fn trace(pair: &Pair, with_ghost: bool) -> Vec<Value> {
         let listed = pair.one.rest().get("/v1/users").await.ok();
         let ghost_listed = listed["users"].as_array().unwrap().iter().find(|one| one["user"] == "ghost").cloned();
         assert_eq!(ghost_listed.unwrap()["status"], "invisible");
-        let truth = pair.user("ghost").await;
+        let truth = by_rest(pair, "ghost").await;
         assert_eq!((&truth["status"], &truth["channels"]), (&json!("invisible"), &json!([room])));
         ghost.bye().await.unwrap();
-        eventually(DEADLINE, async || pair.user("ghost").await["status"] == "offline").await;
+        eventually(DEADLINE, async || by_rest(pair, "ghost").await["status"] == "offline").await;
     } else {
         answers.push(observer.get(room).await.unwrap());
         answers.push(observer.get_users(&["ghost", "observer"]).await.unwrap());
@@ -248,7 +227,7 @@ async fn trace(pair: &Pair, with_ghost: bool) -> Vec<Value> {
     answers.push(observer.get_users(&["ghost"]).await.unwrap());
     observer.op(json!({"op": "bye"})).await.unwrap();
     other.bye().await.unwrap();
-    eventually(DEADLINE, async || pair.user("other").await["status"] == "offline").await;
+    eventually(DEADLINE, async || by_rest(pair, "other").await["status"] == "offline").await;
     // Which people come in one frame is a matter of the moment, and so is whether what watches in two ways is told first in the one.
     let frames = observer.received().into_iter().map(|received| received.frame);
     let events: Vec<Value> = frames.filter(|frame| frame.get("event").is_some()).collect();
@@ -285,8 +264,8 @@ async fn others_cannot_tell_whether_somebody_invisible_is_there() {
     // Once nobody has been there at all, and once somebody whom nobody is to see; the person was seen once before in both.
     let seen = Client::hello_as(&pair.one.url(), "ghost").await;
     seen.bye().await.unwrap();
-    eventually(DEADLINE, async || pair.user("ghost").await["last_seen"].is_u64()).await;
-    let last_seen = pair.user("ghost").await["last_seen"].clone();
+    eventually(DEADLINE, async || by_rest(&pair, "ghost").await["last_seen"].is_u64()).await;
+    let last_seen = by_rest(&pair, "ghost").await["last_seen"].clone();
     let without = trace(&pair, false).await;
     let with = trace(&pair, true).await;
     assert_eq!(with, without);
@@ -311,7 +290,7 @@ async fn becoming_invisible_is_a_leave_and_becoming_visible_a_join() {
     let left = watcher.changes("room:1", "leave");
     assert_eq!((left.len(), left[0].frame["reason"].as_str()), (1, Some("left")));
     eventually(DEADLINE, async || {
-        let ann = pair.user("ann").await;
+        let ann = by_rest(&pair, "ann").await;
         ann["status"] == "invisible" && ann["connections"].as_array().unwrap().len() == 2
     })
     .await;
@@ -332,11 +311,12 @@ async fn the_invisible_leave_like_all_others_when_their_instance_dies() {
     let ghost = Client::hello_as(&pair.one.url(), "ghost").await;
     ghost.op(json!({"op": "status", "status": "invisible"})).await.unwrap();
     ghost.join("room:1", json!({})).await.unwrap();
-    assert_eq!(pair.user("ghost").await["status"], "invisible");
+    assert_eq!(by_rest(&pair, "ghost").await["status"], "invisible");
     pair.one.kill();
-    let gone = holds_within(Duration::from_secs(30), async || pair.user("ghost").await["status"] == "offline").await;
+    let gone =
+        holds_within(Duration::from_secs(30), async || by_rest(&pair, "ghost").await["status"] == "offline").await;
     assert!(gone.is_some());
-    assert_eq!(pair.user("ghost").await["channels"], json!([]));
+    assert_eq!(by_rest(&pair, "ghost").await["channels"], json!([]));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -348,16 +328,16 @@ async fn what_an_app_says_of_a_person_is_kept_until_it_is_erased() {
     ann.op(json!({"op": "update", "state": {"old": null}})).await.unwrap();
     ann.bye().await.unwrap();
     eventually(DEADLINE, async || {
-        let ann = pair.user("ann").await;
+        let ann = by_rest(&pair, "ann").await;
         ann["status"] == "offline" && ann["state"] == json!({"title": "Dr"})
     })
     .await;
     let patch = json!({"state": {"town": "Ulm"}, "status": "away", "text": "until Monday"});
     assert_eq!(rest.patch("/v1/users/ann", patch).await.status, 204);
-    let told = pair.user("ann").await;
+    let told = by_rest(&pair, "ann").await;
     assert_eq!((&told["state"], &told["text"]), (&json!({"title": "Dr", "town": "Ulm"}), &json!("until Monday")));
     assert_eq!(rest.delete("/v1/users/ann").await.status, 204);
-    let told = pair.user("ann").await;
+    let told = by_rest(&pair, "ann").await;
     assert!(["state", "text", "last_seen", "last_active"].iter().all(|name| told.get(name).is_none()), "{told}");
 }
 
@@ -389,7 +369,7 @@ async fn who_may_not_choose_and_what_is_no_status_is_told_so() {
         assert_eq!(rest.patch("/v1/users/ann", body.clone()).await.status, 400, "{body}");
     }
     assert_eq!(rest.patch("/v1/users/ann", json!({"state": {"a": "x".repeat(2_000)}})).await.status, 413);
-    assert_eq!(pair.user("ann").await.get("state"), None);
+    assert_eq!(by_rest(&pair, "ann").await.get("state"), None);
 
     let meek = Client::connect(&pair.one.url()).await;
     meek.hello(&token("meek", json!({"can": {"join": ["**"]}}))).await.unwrap();

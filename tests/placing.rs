@@ -4,23 +4,10 @@ mod harness;
 
 use std::time::Duration;
 
-use harness::{Backend, Client, DEADLINE, Instance, Level, eventually, token};
+use harness::{Client, DEADLINE, Level, Pair, eventually, token};
 use serde_json::{Value, json};
 
 const SECOND: Duration = Duration::from_secs(1);
-
-async fn pair(more: &[(&'static str, &str)]) -> (Backend, Instance, Instance) {
-    let redis = Backend::start().await;
-    let mut space = redis.space();
-    let quick = [
-        ("ROLLCALL__PRESENCE__SETTLE_MS", "600"),
-        ("ROLLCALL__PRESENCE__INSTANCE_RENEW_MS", "300"),
-        ("ROLLCALL__PRESENCE__INSTANCE_LEASE_MS", "2000"),
-    ];
-    space.extend(quick.iter().chain(more).map(|(name, value)| (*name, (*value).to_owned())));
-    let (one, two) = tokio::join!(Instance::start(&space), Instance::start(&space));
-    (redis, one, two)
-}
 
 async fn welcome(client: &Client, token: &str) -> Value {
     client.hello(token).await.unwrap()
@@ -28,7 +15,8 @@ async fn welcome(client: &Client, token: &str) -> Value {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_channels_of_a_token_are_joined_with_the_hello_and_need_no_capability() {
-    let (_redis, one, two) = pair(&[("ROLLCALL__LIMITS__MEMBERS_PER_CHANNEL", "1")]).await;
+    let pair = Pair::start(&[("ROLLCALL__LIMITS__MEMBERS_PER_CHANNEL", "1")]).await;
+    let (one, two) = (&pair.one, &pair.two);
     let watcher = Client::hello_as(&two.url(), "watcher").await;
     watcher.watch("team:7", Level::Users).await.unwrap();
     Client::hello_as(&two.url(), "full").await;
@@ -62,7 +50,8 @@ async fn the_channels_of_a_token_are_joined_with_the_hello_and_need_no_capabilit
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_app_server_has_all_connections_of_a_user_join_and_takes_them_out_again() {
-    let (_redis, one, two) = pair(&[]).await;
+    let pair = Pair::start(&[]).await;
+    let (one, two) = (&pair.one, &pair.two);
     let watcher = Client::hello_as(&two.url(), "watcher").await;
     watcher.watch("team:7", Level::Users).await.unwrap();
     let strict = token("ann", json!({"can": {}}));
@@ -118,7 +107,8 @@ async fn an_app_server_has_all_connections_of_a_user_join_and_takes_them_out_aga
 #[tokio::test(flavor = "multi_thread")]
 async fn who_is_offline_or_may_not_be_there_is_not_placed() {
     let limits = [("ROLLCALL__LIMITS__MEMBERS_PER_CHANNEL", "1"), ("ROLLCALL__LIMITS__CHANNELS_PER_CONNECTION", "2")];
-    let (_redis, one, two) = pair(&limits).await;
+    let pair = Pair::start(&limits).await;
+    let (one, two) = (&pair.one, &pair.two);
     let rest = two.rest();
     assert_eq!(rest.post("/v1/users/ann/channels/room:1", json!({})).await.ok(), json!({"connections": 0}));
     assert_eq!(rest.delete("/v1/users/ann/channels/room:1").await.ok(), json!({"connections": 0}));
@@ -158,7 +148,8 @@ async fn who_is_offline_or_may_not_be_there_is_not_placed() {
 /// A client that does not read is heard of by others all the same, and reads it when it reads again.
 #[tokio::test(flavor = "multi_thread")]
 async fn many_channels_at_once_are_joined_one_after_the_other() {
-    let (_redis, one, two) = pair(&[]).await;
+    let pair = Pair::start(&[]).await;
+    let (one, two) = (&pair.one, &pair.two);
     let ann = Client::hello_as(&one.url(), "ann").await;
     let rest = two.rest();
     let paths: Vec<String> = (0..12).map(|n| format!("/v1/users/ann/channels/room:{n}")).collect();

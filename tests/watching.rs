@@ -4,38 +4,8 @@ mod harness;
 
 use std::collections::BTreeMap;
 
-use harness::{Backend, Client, DEADLINE, Instance, Proxy, Redis, eventually, token};
+use harness::{Client, DEADLINE, LinkedPair, Pair, eventually, token};
 use serde_json::{Value, json};
-
-const QUICK: [(&str, &str); 3] = [
-    ("ROLLCALL__PRESENCE__SETTLE_MS", "600"),
-    ("ROLLCALL__PRESENCE__INSTANCE_RENEW_MS", "300"),
-    ("ROLLCALL__PRESENCE__INSTANCE_LEASE_MS", "2000"),
-];
-
-struct Pair {
-    redis: Backend,
-    one: Instance,
-    two: Instance,
-}
-
-impl Pair {
-    async fn start(more: &[(&'static str, &str)]) -> Self {
-        let redis = Backend::start().await;
-        let mut space = redis.space();
-        space.extend(QUICK.iter().chain(more).map(|(name, value)| (*name, (*value).to_owned())));
-        let (one, two) = tokio::join!(Instance::start(&space), Instance::start(&space));
-        Self { redis, one, two }
-    }
-
-    async fn one(&self, user: &str) -> Client {
-        Client::hello_as(&self.one.url(), user).await
-    }
-
-    async fn two(&self, user: &str) -> Client {
-        Client::hello_as(&self.two.url(), user).await
-    }
-}
 
 /// All that was told of users, one after the other.
 fn told(client: &Client) -> Vec<Value> {
@@ -313,27 +283,17 @@ async fn of_a_killed_instance_who_does_not_come_back_is_offline_once_with_the_ti
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_silent_feed_kept_back_is_found_by_comparing() {
-    let redis = Redis::start().await;
-    let mut space = redis.space();
-    space.extend(QUICK.map(|(name, value)| (name, value.to_owned())));
-    let two = Instance::start(&space).await;
-    let link = Proxy::start(redis.port()).await;
-    for (name, value) in &mut space {
-        if *name == "ROLLCALL__REDIS__URL" {
-            *value = link.redis_url();
-        }
-    }
-    let one = Instance::start(&space).await;
-    let watcher = Client::hello_as(&one.url(), "watcher").await;
+    let pair = LinkedPair::start().await;
+    let watcher = Client::hello_as(&pair.one.url(), "watcher").await;
     watch_users(&watcher, &["ann", "ben"]).await;
-    let ann = Client::hello_as(&two.url(), "ann").await;
+    let ann = Client::hello_as(&pair.two.url(), "ann").await;
     watcher.until("ann", |watcher| status(watcher, "ann") == "online").await;
-    link.deafen_feeds();
+    pair.link.deafen_feeds();
     ann.bye().await.unwrap();
-    let _ben = Client::hello_as(&two.url(), "ben").await;
+    let _ben = Client::hello_as(&pair.two.url(), "ben").await;
     watcher.until("ann left", |watcher| status(watcher, "ann") == "offline").await;
     watcher.until("ben came", |watcher| status(watcher, "ben") == "online").await;
-    link.restore();
+    pair.link.restore();
     assert_eq!(statuses(&watcher, "ben"), ["offline", "online"]);
 }
 
@@ -516,26 +476,16 @@ async fn everybody_stays_when_redis_lost_its_memory_and_who_leaves_meanwhile_has
 
 #[tokio::test(flavor = "multi_thread")]
 async fn who_came_while_the_feed_was_silent_is_found_by_comparing() {
-    let redis = Redis::start().await;
-    let mut space = redis.space();
-    space.extend(QUICK.map(|(name, value)| (name, value.to_owned())));
-    let two = Instance::start(&space).await;
-    let link = Proxy::start(redis.port()).await;
-    for (name, value) in &mut space {
-        if *name == "ROLLCALL__REDIS__URL" {
-            *value = link.redis_url();
-        }
-    }
-    let one = Instance::start(&space).await;
-    let watcher = Client::hello_as(&one.url(), "watcher").await;
+    let pair = LinkedPair::start().await;
+    let watcher = Client::hello_as(&pair.one.url(), "watcher").await;
     watch_all(&watcher).await;
-    let ann = Client::hello_as(&two.url(), "ann").await;
+    let ann = Client::hello_as(&pair.two.url(), "ann").await;
     watcher.until("ann came", |watcher| online(watcher) == ["ann", "watcher"]).await;
-    link.deafen_feeds();
+    pair.link.deafen_feeds();
     ann.bye().await.unwrap();
-    let _ben = Client::hello_as(&two.url(), "ben").await;
+    let _ben = Client::hello_as(&pair.two.url(), "ben").await;
     watcher.until("ann went, ben came", |watcher| online(watcher) == ["ben", "watcher"]).await;
-    link.restore();
+    pair.link.restore();
     assert_eq!(statuses(&watcher, "ben"), ["online"]);
 }
 
