@@ -3,20 +3,16 @@
 import assert from "node:assert/strict";
 import { afterEach, beforeEach, mock, test } from "node:test";
 
-import { Rollcall, type Room } from "@rollcall/client";
+import type { Rollcall, Room } from "@rollcall/client";
 
 import { mergePatch } from "../dist/merge.js";
-import { FakeSocket, pass, settle, startClock, stopClock } from "./fake.js";
+import { FakeSocket, opened, pass, settle, startClock, startOver } from "./fake.js";
 
 let client: Rollcall;
 
 beforeEach(async () => {
-  FakeSocket.all = [];
-  FakeSocket.answersPings = true;
-  stopClock();
-  client = new Rollcall({ url: "http://there", token: () => "h.e30.s", WebSocket: FakeSocket });
-  await settle();
-  await FakeSocket.last.welcome("r1");
+  startOver();
+  client = await opened();
 });
 
 afterEach(() => {

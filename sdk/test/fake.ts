@@ -2,6 +2,8 @@
 
 import { mock } from "node:test";
 
+import { Rollcall, type RollcallOptions } from "@rollcall/client";
+
 import type { Socket } from "../dist/socket.js";
 
 export type Frame = Record<string, unknown>;
@@ -34,6 +36,21 @@ export async function pass(ms: number): Promise<void> {
     mock.timers.tick(step);
     await settle();
   }
+}
+
+/** Nobody has connected, and time stands still. */
+export function startOver(): void {
+  FakeSocket.all = [];
+  FakeSocket.answersPings = true;
+  stopClock();
+}
+
+/** A client that has been welcomed. */
+export async function opened(options: Partial<RollcallOptions> = {}): Promise<Rollcall> {
+  const client = new Rollcall({ url: "http://there", token: () => "h.e30.s", WebSocket: FakeSocket, ...options });
+  await settle();
+  await FakeSocket.last.welcome("r1");
+  return client;
 }
 
 /** The client's side of a socket; the test is the server. */

@@ -6,13 +6,9 @@ import { afterEach, beforeEach, test } from "node:test";
 import { Rollcall, RollcallError, type RollcallOptions } from "@rollcall/client";
 
 import { fullJitter } from "../dist/waiting.js";
-import { FakeSocket, pass, settle, startClock, stopClock } from "./fake.js";
+import { FakeSocket, pass, settle, startClock, startOver } from "./fake.js";
 
-beforeEach(() => {
-  FakeSocket.all = [];
-  FakeSocket.answersPings = true;
-  stopClock();
-});
+beforeEach(startOver);
 afterEach(startClock);
 
 const jwt = (claims: object) => `h.${Buffer.from(JSON.stringify(claims)).toString("base64url")}.s`;

@@ -3,17 +3,15 @@
 import assert from "node:assert/strict";
 import { afterEach, beforeEach, mock, test } from "node:test";
 
-import { Rollcall, type RollcallOptions } from "@rollcall/client";
+import type { RollcallOptions } from "@rollcall/client";
 
-import { FakeSocket, pass, settle, startClock, stopClock } from "./fake.js";
+import { FakeSocket, opened, pass, settle, startClock, startOver } from "./fake.js";
 
 let scope: EventTarget;
 let view: EventTarget & { visibilityState: string };
 
 beforeEach(() => {
-  FakeSocket.all = [];
-  FakeSocket.answersPings = true;
-  stopClock();
+  startOver();
   scope = new EventTarget();
   view = Object.assign(new EventTarget(), { visibilityState: "visible" });
   const bound = { addEventListener: scope.addEventListener.bind(scope), removeEventListener: scope.removeEventListener.bind(scope) };
@@ -25,17 +23,12 @@ afterEach(() => {
   startClock();
 });
 
-async function opened(options: Partial<RollcallOptions> = {}): Promise<Rollcall> {
-  const client = new Rollcall({ url: "http://there", token: () => "h.e30.s", WebSocket: FakeSocket, platform: {}, ...options });
-  await settle();
-  await FakeSocket.last.welcome("r1");
-  return client;
-}
+const onPage = (options: Partial<RollcallOptions> = {}) => opened({ platform: {}, ...options });
 
 const happens = (name: string, more: object = {}, on: EventTarget = scope) => on.dispatchEvent(Object.assign(new Event(name), more));
 
 test("activity is told, but sparingly", async () => {
-  const client = await opened();
+  const client = await onPage();
   happens("pointermove");
   assert.equal(FakeSocket.last.count("active"), 0, "a new connection is activity by itself");
   await pass(30_000);
@@ -52,7 +45,7 @@ test("activity is told, but sparingly", async () => {
 });
 
 test("a page that is hidden is not active, and one that is shown again is", async () => {
-  const client = await opened();
+  const client = await onPage();
   await pass(40_000);
   view.visibilityState = "hidden";
   happens("visibilitychange", {}, view);
@@ -68,7 +61,7 @@ test("a page that is hidden is not active, and one that is shown again is", asyn
 
 test("a page that goes says nothing, for it may only be reloaded, and goodbye where the application wants that", async () => {
   for (const goodbye of [undefined, false, true]) {
-    const client = await opened(goodbye === undefined ? {} : { goodbye });
+    const client = await onPage(goodbye === undefined ? {} : { goodbye });
     happens("pagehide", { persisted: false });
     assert.deepEqual([FakeSocket.last.count("bye"), FakeSocket.last.closedWith], goodbye ? [1, 1000] : [0, 4000]);
     client.close();
@@ -76,7 +69,7 @@ test("a page that goes says nothing, for it may only be reloaded, and goodbye wh
 });
 
 test("a page that the browser keeps says nothing, and goes on where it was when it is shown again", async () => {
-  const client = await opened({ goodbye: true });
+  const client = await onPage({ goodbye: true });
   happens("pagehide", { persisted: true });
   assert.deepEqual([FakeSocket.last.count("bye"), FakeSocket.last.closedWith], [0, 4000]);
   happens("pageshow", { persisted: true });
@@ -86,7 +79,7 @@ test("a page that the browser keeps says nothing, and goes on where it was when 
 });
 
 test("a network that is back is used at once, and one that went is asked whether it did", async () => {
-  const client = await opened();
+  const client = await onPage();
   happens("offline");
   await settle();
   assert.equal(FakeSocket.last.count("ping"), 1);
@@ -99,7 +92,7 @@ test("a network that is back is used at once, and one that went is asked whether
 });
 
 test("a client that was closed listens to nothing any more", async () => {
-  const client = await opened();
+  const client = await onPage();
   const removed = mock.fn();
   client.close();
   client.on("state", removed);

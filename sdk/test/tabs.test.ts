@@ -7,7 +7,7 @@ import { Rollcall, type RollcallOptions } from "@rollcall/client";
 
 // Loaded by the client when it is needed; here beforehand, for that takes no time which the test moves.
 import "../dist/tabs.js";
-import { FakeLocks, FakeRadio, FakeSocket, pass, settle, startClock, stopClock } from "./fake.js";
+import { FakeLocks, FakeRadio, FakeSocket, pass, settle, startClock, startOver } from "./fake.js";
 
 interface Tab {
   readonly client: Rollcall;
@@ -19,11 +19,9 @@ let locks: FakeLocks;
 let radio: FakeRadio;
 
 beforeEach(() => {
-  FakeSocket.all = [];
-  FakeSocket.answersPings = true;
+  startOver();
   locks = new FakeLocks();
   radio = new FakeRadio();
-  stopClock();
 });
 afterEach(startClock);
 
