@@ -154,25 +154,34 @@ async fn a_status_goes_through_a_resume_on_another_instance_without_an_event() {
 
 /// Whether a client was told of all these users.
 fn told_of(client: &Client, users: &[&str]) -> bool {
+    users.iter().all(|user| last_told_of(client, user).is_some())
+}
+
+fn is_told(client: &Client, user: &str, status: &str) -> bool {
+    last_told_of(client, user).is_some_and(|entry| entry["status"] == status)
+}
+
+fn last_told_of(client: &Client, user: &str) -> Option<Value> {
     let events = client.events("users");
-    let told = |user: &&str| {
-        let lists = events.iter().filter_map(|event| event.frame["users"].as_array());
-        lists.flatten().any(|entry| entry["user"] == **user)
-    };
-    users.iter().all(told)
+    let lists = events.iter().filter_map(|event| event.frame["users"].as_array());
+    lists.flatten().filter(|entry| entry["user"] == user).next_back().cloned()
 }
 
 /// Everything that a client was sent, without what differs in every run, and when.
-async fn trace(pair: &Pair, with_ghost: bool) -> Vec<Value> {
+async fn trace(pair: &Pair, early: &Client, with_ghost: bool) -> Vec<Value> {
     let room = if with_ghost { "room:a" } else { "room:b" };
     let ghost = if with_ghost {
         let ghost = Client::hello_as(&pair.one.url(), "ghost").await;
+        early.until("the ghost as everybody", |early| is_told(early, "ghost", "online")).await;
         ghost.op(json!({"op": "status", "status": "invisible", "text": "hush"})).await.unwrap();
         ghost.bye().await.unwrap();
         Some(())
     } else {
         None
     };
+    // What was before has been told where the observer will be: otherwise she would hear the end of it.
+    let are_gone = |early: &Client| is_told(early, "ghost", "offline") && is_told(early, "other", "offline");
+    early.until("nobody of before", are_gone).await;
     let observer = Client::hello_as(&pair.two.url(), "observer").await;
     observer.join_watching(room, json!({})).await.unwrap();
     observer.until("herself", |observer| observer.users(room) == ["observer"]).await;
@@ -266,8 +275,10 @@ async fn others_cannot_tell_whether_somebody_invisible_is_there() {
     seen.bye().await.unwrap();
     eventually(DEADLINE, async || by_rest(&pair, "ghost").await["last_seen"].is_u64()).await;
     let last_seen = by_rest(&pair, "ghost").await["last_seen"].clone();
-    let without = trace(&pair, false).await;
-    let with = trace(&pair, true).await;
+    let early = Client::hello_as(&pair.two.url(), "early").await;
+    early.op(json!({"op": "watch", "users": ["ghost", "other"]})).await.unwrap();
+    let without = trace(&pair, &early, false).await;
+    let with = trace(&pair, &early, true).await;
     assert_eq!(with, without);
     assert!(with.len() >= 6, "{with:#?}");
     // Choosing it was a goodbye to others, and what came after it is not told.
