@@ -12,8 +12,8 @@ use async_trait::async_trait;
 use tokio::time::Instant;
 
 use super::{
-    Audited, Counted, Feed, FeedEvent, Index, Inside, Numbers, PartitionId, Person, Reading, Renewed, Store,
-    Registered, StoreError, Totals, queue::Queue,
+    Audited, Counted, Feed, FeedEvent, Index, Inside, Numbers, PartitionId, Person, Reading, Registered, Renewed,
+    Store, StoreError, Totals, queue::Queue,
 };
 use crate::domain::{
     aside::Said,

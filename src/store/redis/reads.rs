@@ -22,7 +22,9 @@ use crate::{
         time::wall_now_ms,
         version::{Epoch, Version},
     },
-    store::{Counted, Index, Inside, Numbers, PartitionId, Person, Reading, Registered, Store as _, StoreError, Totals},
+    store::{
+        Counted, Index, Inside, Numbers, PartitionId, Person, Reading, Registered, Store as _, StoreError, Totals,
+    },
 };
 
 /// How many keys or fields one MULTI asks for: each blocks Redis for about a millisecond at most.
@@ -386,7 +388,11 @@ impl Redis {
         pipe.cmd("HMGET").arg(keys.epoch()).arg(&["joins", "leaves"]);
         pipe.cmd("HMGET").arg(keys.clock()).arg(&["base", "beat", "renew"]);
         self.add_host_clock(&mut pipe, partition);
-        pipe.cmd("HGETALL").arg(keys.instances_info()).cmd("ZRANGE").arg(keys.instances()).arg(&["0", "-1", "WITHSCORES"]);
+        pipe.cmd("HGETALL").arg(keys.instances_info()).cmd("ZRANGE").arg(keys.instances()).arg(&[
+            "0",
+            "-1",
+            "WITHSCORES",
+        ]);
         let mut answers = self.ask(connection.clone(), &pipe).await?;
         let (users, channels) = (answers.next()?, answers.next()?);
         let (joins, leaves): (Option<u64>, Option<u64>) = answers.next()?;
