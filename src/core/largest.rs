@@ -80,9 +80,6 @@ impl Core {
             // Whoever left between the two questions makes no channel of nobody.
             let counted = found.into_iter().zip(counts.iter().map(|count| count.occupancy));
             channels.extend(counted.filter(|(_, occupancy)| occupancy.connections > 0));
-            if channels.len() > 2 * MOST_RANKED {
-                keep_largest(&mut channels);
-            }
             if is_last {
                 break true;
             }
@@ -91,14 +88,10 @@ impl Core {
             }
             after = names.last().cloned();
         };
-        keep_largest(&mut channels);
+        channels.sort_unstable_by(|(a, many), (b, more)| (Reverse(many.users), a).cmp(&(Reverse(more.users), b)));
+        channels.truncate(MOST_RANKED);
         Ok(Largest { channels, complete, stale })
     }
-}
-
-fn keep_largest(channels: &mut Vec<(ChannelName, Occupancy)>) {
-    channels.sort_unstable_by(|(a, many), (b, more)| (Reverse(many.users), a).cmp(&(Reverse(more.users), b)));
-    channels.truncate(MOST_RANKED);
 }
 
 impl Rankings {
