@@ -6,6 +6,7 @@ mod bars;
 mod error;
 mod heart;
 mod indexes;
+mod largest;
 mod leases;
 mod ledger;
 mod mirror;
@@ -44,6 +45,7 @@ pub use self::{
     asides::Addressee,
     bars::Barred,
     error::{Code, Error},
+    largest::{Largest, MOST_RANKED},
     mirror::{Aside, Cause, Copy, Delivery, Encoded, Frame, Lists, Mirror, Snapshot, Wake, Whole},
     notices::{Notice, Notices, Out, Typing},
     patterns::{Channels, PatternDelivery, PatternFrame, PatternWatch},
@@ -57,6 +59,7 @@ use self::{
     bars::Bars,
     heart::{Heart, Writer},
     indexes::Indexes,
+    largest::Rankings,
     ledger::Ledger,
     mirrors::Mirrors,
     patterns::Patterns,
@@ -106,6 +109,7 @@ pub struct Core {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) settings: Arc<Settings>,
     pub(crate) listings: Shared<ChannelName, Listing>,
+    rankings: Rankings,
     hearts: Vec<JoinHandle<()>>,
     sweepers: Vec<JoinHandle<()>>,
     was_ready: std::sync::atomic::AtomicBool,
@@ -174,6 +178,7 @@ impl Core {
             metrics,
             settings,
             listings: Shared::default(),
+            rankings: Rankings::default(),
             hearts,
             sweepers,
             was_ready,

@@ -231,7 +231,7 @@ impl Core {
     }
 
     /// Asks the whole store, unless a part of it is known not to answer: then whoever asks is told at once.
-    async fn reach<T>(&self, call: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
+    pub(super) async fn reach<T>(&self, call: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
         Self::unless(self.pulses.iter().any(|pulse| pulse.is_down()), call).await
     }
 

@@ -318,13 +318,17 @@ async fn what_stands_in_partitions_that_answer_can_be_asked_for_while_another_is
     assert_eq!(scene.core.readiness(), Readiness::Ready);
     *scene.store.dark.lock().unwrap() = Some(0);
     // The next renewal finds out.
-    tokio::time::sleep(Duration::from_secs(4)).await;
+    while scene.core.readiness() == Readiness::Ready {
+        scene.core.largest("").await.unwrap();
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
     assert_eq!(scene.core.readiness(), Readiness::Degraded);
     let listing = scene.core.listing(&channel()).await.unwrap();
     assert!(!listing.stale && listing.members.len() == 1);
     assert!(!scene.core.counts(&[channel()]).await.unwrap()[0].stale);
     assert_eq!(scene.core.users(&[user()]).await.unwrap_err().code, Code::Unavailable);
     assert_eq!(scene.core.totals().await.unwrap_err().code, Code::Unavailable, "that is over all of them");
+    assert_eq!(scene.core.largest("").await.unwrap_err().code, Code::Unavailable, "whatever was found just before");
 }
 
 #[tokio::test(start_paused = true)]

@@ -17,6 +17,11 @@ pub struct PresenceClock {
 }
 
 impl PresenceClock {
+    /// A clock that stood at `base` when the host clock was `beat`, as it was kept somewhere.
+    pub fn kept(base: u64, beat: u64) -> Self {
+        Self { base, beat }
+    }
+
     /// The presence time at `host_ms` of the host clock, where instances renew every `renew_ms`.
     pub fn now(&self, host_ms: u64, renew_ms: u64) -> u64 {
         if self.beat == 0 {

@@ -197,6 +197,8 @@ pub struct Partition {
     floor: u64,
     /// The number of the last change of the indexes.
     index: u64,
+    joins: u64,
+    leaves: u64,
     ending: BTreeMap<(RosterKey, Option<ConnectionId>), u64>,
     ended: BTreeMap<(RosterKey, ConnectionId, u64), u64>,
     people: BTreeMap<UserName, Kept>,
@@ -219,6 +221,8 @@ impl Partition {
             numbers: BTreeMap::new(),
             floor: 0,
             index: 0,
+            joins: 0,
+            leaves: 0,
             ending: BTreeMap::new(),
             ended: BTreeMap::new(),
             people: BTreeMap::new(),
@@ -395,6 +399,16 @@ impl Partition {
         self.index
     }
 
+    /// How many users have come into channels, counted once for each.
+    pub fn joins(&self) -> u64 {
+        self.joins
+    }
+
+    /// How many users have left channels, counted once for each.
+    pub fn leaves(&self) -> u64 {
+        self.leaves
+    }
+
     /// The epoch and whether it settles; none before the first call.
     pub fn epoch(&self) -> Option<(&Epoch, bool)> {
         self.epoch.as_ref().map(|state| (&state.id, !state.closed))
@@ -421,9 +435,11 @@ impl Partition {
             .retain(|_, kept| kept.written >= wall_ms || kept.record.as_ref().is_some_and(|record| record.lasting));
     }
 
-    /// The instances with a lease: generation and program version.
-    pub fn instances(&self) -> impl Iterator<Item = (&Generation, &Arc<str>)> {
-        self.instances.iter().map(|(generation, lease)| (generation, &lease.version))
+    /// The instances with a lease at `host_ms` of the host clock: generation, program version, and what remains of the lease, milliseconds.
+    pub fn instances(&self, host_ms: u64) -> impl Iterator<Item = (&Generation, &Arc<str>, u64)> {
+        let now = self.clock.now(host_ms, self.terms.renew_ms);
+        let of = self.instances.iter();
+        of.map(move |(generation, lease)| (generation, &lease.version, lease.deadline.saturating_sub(now)))
     }
 
     /// Where a generation held rows when it last wrote them; somebody else may have taken some since.
@@ -468,6 +484,8 @@ impl Partition {
 
     fn beat(&mut self, now: u64) -> Beat {
         let tally = std::mem::take(&mut self.tally);
+        self.joins += tally.joins;
+        self.leaves += Reason::ALL.into_iter().map(|reason| tally.leaves(reason)).sum::<u64>();
         let state = self.epoch.as_ref().expect("opened");
         let ending = self.ending.values().copied().min();
         let leases = self.instances.values().map(|lease| lease.deadline).min();

@@ -12,8 +12,8 @@ use async_trait::async_trait;
 use tokio::time::Instant;
 
 use super::{
-    Audited, Counted, Feed, FeedEvent, Index, Inside, Numbers, PartitionId, Person, Reading, Renewed, Store,
-    StoreError, Totals, queue::Queue,
+    Audited, Counted, Feed, FeedEvent, Index, Inside, Numbers, PartitionId, Person, Reading, Registered, Renewed,
+    Store, StoreError, Totals, queue::Queue,
 };
 use crate::domain::{
     aside::Said,
@@ -351,8 +351,9 @@ impl Store for Memory {
     }
 
     async fn totals(&self) -> Result<Totals, StoreError> {
-        let inner = self.lock();
-        let mut totals = Totals::default();
+        let (inner, host_ms) = (self.lock(), self.host_ms());
+        let mut totals =
+            Totals { joins: inner.partition.joins(), leaves: inner.partition.leaves(), ..Totals::default() };
         for roster in inner.partition.rosters() {
             match roster {
                 RosterKey::Channel(_) => totals.channels += 1,
@@ -362,11 +363,11 @@ impl Store for Memory {
         }
         totals.instances = inner
             .partition
-            .instances()
-            .map(|(generation, version)| {
+            .instances(host_ms)
+            .map(|(generation, version, lease_ms)| {
                 let held = inner.partition.held_by(generation);
-                let users = held.filter(|(roster, _)| roster.is_user()).count();
-                (generation.clone(), version.clone(), users as u64)
+                let connections = held.filter(|(roster, _)| roster.is_user()).count() as u64;
+                Registered { generation: generation.clone(), version: version.clone(), connections, lease_ms }
             })
             .collect();
         Ok(totals)

@@ -143,8 +143,25 @@ pub struct Totals {
     pub users: u64,
     /// Channels occupied.
     pub channels: u64,
-    /// Instances with a lease: generation, program version, number of rows of users that it holds.
-    pub instances: Vec<(Generation, Arc<str>, u64)>,
+    /// Users who came into channels since the store was empty, counted where it was decided.
+    pub joins: u64,
+    /// Users who left channels, in the same way.
+    pub leaves: u64,
+    /// Instances with a lease, in the order of their generations. One that had to register anew stands here twice until all its old rows are taken over.
+    pub instances: Vec<Registered>,
+}
+
+/// An instance as the store knows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Registered {
+    /// Who.
+    pub generation: Generation,
+    /// The program's version.
+    pub version: Arc<str>,
+    /// How many connections of users it holds.
+    pub connections: u64,
+    /// What remains of its lease, milliseconds of presence time; of several leases, of the one that ends first.
+    pub lease_ms: u64,
 }
 
 /// Where presence state lives. All calls are bounded in time and answer [`StoreError::Unavailable`] when the store is out of reach.

@@ -394,6 +394,10 @@ impl Pair {
         }
         let numbers = self.stores[0].numbers(0, &[]).await.unwrap();
         prop_assert_eq!(numbers.index, self.model.index());
+        let totals = self.stores[0].totals().await.unwrap();
+        prop_assert_eq!((totals.joins, totals.leaves), (self.model.joins(), self.model.leaves()));
+        let leases = totals.instances.iter().map(|one| (&one.generation, &one.version, one.lease_ms));
+        prop_assert_eq!(leases.collect::<Vec<_>>(), self.model.instances(self.host).collect::<Vec<_>>());
         let known = self.stores[0].names(Index::Known, "", None, 9).await.unwrap();
         prop_assert_eq!(known, self.model.known().map(ToString::to_string).collect::<Vec<_>>());
         for generation in self.generations.clone() {

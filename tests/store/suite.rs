@@ -11,7 +11,7 @@ use rollcall::{
         tally::Tally,
         version::Epoch,
     },
-    store::{FeedEvent, Index},
+    store::{FeedEvent, Index, Registered},
 };
 
 use crate::{bars::*, indexes::*, world::*};
@@ -57,6 +57,7 @@ suite! {
     an_empty_roster_is_forgotten_after_an_hour_and_goes_on_above_the_floor
     names_come_in_pages
     counts_and_totals_are_exact
+    what_remains_of_a_lease_is_told_in_presence_time
     people_are_known_with_their_connections_and_when_they_were_last_seen
     of_two_records_of_a_person_the_later_counts
     no_row_is_made_where_others_would_see_whom_nobody_is_to_see
@@ -462,6 +463,28 @@ async fn names_come_in_pages(w: World) {
     assert!(w.store.names(Index::Online, "b", None, 100).await.unwrap().is_empty());
 }
 
+async fn what_remains_of_a_lease_is_told_in_presence_time(mut w: World) {
+    let remains = async |w: &World| -> Vec<(String, u64)> {
+        let instances = w.store.totals().await.unwrap().instances;
+        instances.into_iter().map(|one| (one.generation.to_string(), one.lease_ms)).collect()
+    };
+    let mut other = w.another("ib").await;
+    assert_eq!(remains(&w).await, [("ia:1".to_owned(), 10_000), ("ib:1".to_owned(), 10_000)]);
+    w.clock.pass(w.store.partitions(), 2_500).await;
+    w.renew().await;
+    assert_eq!(remains(&w).await, [("ia:1".to_owned(), 10_000), ("ib:1".to_owned(), 7_500)]);
+    // An hour in which nobody renews counts for four seconds.
+    w.clock.pass(w.store.partitions(), 3_600_000).await;
+    assert_eq!(remains(&w).await, [("ia:1".to_owned(), 6_000), ("ib:1".to_owned(), 3_500)]);
+    // One of several partitions that is renewed alone helps nothing: the lease that ends first is told.
+    if w.store.partitions() > 1 {
+        other.try_renew(0, true, false).await.unwrap();
+        assert_eq!(remains(&w).await[1].1, 3_500);
+    }
+    w.pass(10_000).await;
+    assert_eq!(remains(&w).await[1], ("ib:1".to_owned(), 0), "it holds nothing, and nobody has swept it away yet");
+}
+
 async fn counts_and_totals_are_exact(w: World) {
     for (room, connection, name) in
         [("r1", "a", "ann"), ("r1", "b", "ann"), ("r1", "c", "ben"), ("r2", "a", "ann"), ("r2", "c", "ben")]
@@ -477,7 +500,9 @@ async fn counts_and_totals_are_exact(w: World) {
     assert_eq!(occupancies, [(3, 2, 3), (0, 0, 0), (3, 1, 1)]);
     let totals = w.store.totals().await.unwrap();
     assert_eq!((totals.users, totals.channels), (2, 2));
-    assert_eq!(totals.instances, [(w.me.clone(), "0.1".into(), 3)]);
+    assert_eq!((totals.joins, totals.leaves), (4, 1), "ann is in the first with two devices, and came there once");
+    let me = Registered { generation: w.me.clone(), version: "0.1".into(), connections: 3, lease_ms: 10_000 };
+    assert_eq!(totals.instances, [me]);
 }
 
 async fn people_are_known_with_their_connections_and_when_they_were_last_seen(w: World) {
@@ -793,6 +818,11 @@ async fn who_came_and_who_left_is_counted_by_the_call_that_decided_it(mut w: Wor
     assert_eq!(tally(&w, vec![(&room, "b", kick())]).await, left(Reason::Kicked));
     assert_eq!(tally(&w, vec![(&room, "b", kick())]).await, Tally::default());
 
+    // Whom nobody sees has neither come nor left.
+    let unseen = RosterKey::from_stored("x:room:1").unwrap();
+    assert_eq!(tally(&w, vec![(&unseen, "z", enter(1, "zoe", "{}"))]).await, Tally::default());
+    assert_eq!(tally(&w, vec![(&unseen, "z", leave(1))]).await, Tally::default());
+
     // A grace that saves a leave is counted in the user's roster, once for the connection.
     let broken = [&ann, &room].map(|roster| (roster, "a", ending(1, "ann", "{}", 15_000)));
     for one in broken.clone() {
@@ -814,6 +844,8 @@ async fn who_came_and_who_left_is_counted_by_the_call_that_decided_it(mut w: Wor
         assert_eq!(swept.joins, 0);
     }
     assert_eq!(sum, left(Reason::Timeout), "of two sweepers one carries it out");
+    let totals = w.store.totals().await.unwrap();
+    assert_eq!((totals.joins, totals.leaves), (2, 2), "what the calls came to stands in the store");
 }
 
 async fn who_has_lost_the_connection_takes_no_channel_with_it(w: World) {

@@ -14,7 +14,7 @@ use super::{
     query::{Nothing, Page, Query},
 };
 use crate::{
-    core::Index,
+    core::{Index, MOST_RANKED},
     domain::{member::Occupancy, name::ChannelName, principal::Scope},
     doors::{
         Doors,
@@ -35,14 +35,50 @@ struct List<'a> {
     channels: Vec<Listed<'a>>,
     next: Option<String>,
     stale: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    complete: Option<bool>,
+}
+
+/// Which channels are listed.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Which {
+    prefix: Option<String>,
+    limit: Option<usize>,
+    cursor: Option<String>,
+    order: Option<String>,
 }
 
 pub(super) async fn list(
     caller: Caller,
-    Query(page): Query<Page>,
+    Query(Which { prefix, limit, cursor, order }): Query<Which>,
     doors: web::Data<Doors>,
 ) -> Result<HttpResponse, Problem> {
     caller.must(Scope::Read)?;
+    let has_cursor = cursor.is_some();
+    let page = Page::new(prefix, limit, cursor);
+    match order.as_deref() {
+        None | Some("name") => by_name(&doors, &page).await,
+        Some("users") if has_cursor => Err(Problem::bad_request(format!(
+            "the query: with `order=users` there is one page and no `cursor`; `limit` is up to {MOST}, and `prefix` narrows it"
+        ))),
+        Some("users") => by_users(&doors, &page).await,
+        Some(_) => Err(Problem::bad_request("the query: `order` is `name` or `users`")),
+    }
+}
+
+/// The largest, of one page.
+async fn by_users(doors: &Doors, page: &Page) -> Result<HttpResponse, Problem> {
+    const { assert!(MOST_RANKED >= MOST, "as many are ranked as a page may have") };
+    let (limit, prefix) = (page.limit()?, page.prefix()?);
+    let largest = doors.core.largest(prefix).await?;
+    let first = largest.channels.iter().take(limit);
+    let channels = first.map(|(channel, occupancy)| Listed { channel, occupancy: *occupancy }).collect();
+    let (stale, complete) = (largest.stale, Some(largest.complete));
+    Ok(HttpResponse::Ok().json(List { channels, next: None, stale, complete }))
+}
+
+async fn by_name(doors: &Doors, page: &Page) -> Result<HttpResponse, Problem> {
     let (limit, after, prefix) = (page.limit()?, page.after()?, page.prefix()?);
     let mut names = doors.core.names(Index::Occupied, prefix, after.as_deref(), limit + 1).await?;
     let has_more = names.len() > limit;
@@ -57,7 +93,7 @@ pub(super) async fn list(
     // Whoever left between the two questions makes no channel of nobody.
     let there = names.iter().zip(&counts).filter(|(_, count)| count.occupancy.connections > 0);
     let channels = there.map(|(channel, count)| Listed { channel, occupancy: count.occupancy }).collect();
-    Ok(HttpResponse::Ok().json(List { channels, next, stale }))
+    Ok(HttpResponse::Ok().json(List { channels, next, stale, complete: None }))
 }
 
 pub(super) async fn one(

@@ -47,8 +47,6 @@ impl<T: DeserializeOwned> FromRequest for Query<T> {
 }
 
 /// Which page of the names that begin with `prefix`.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Page {
     prefix: Option<String>,
     limit: Option<usize>,

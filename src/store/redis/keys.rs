@@ -92,7 +92,7 @@ impl PartitionKeys {
         format!("{}{name}", self.stem)
     }
 
-    /// hash: `id`, `run`, `opened`, `closed`, `floor`, `history`, `index`.
+    /// hash: `id`, `run`, `opened`, `closed`, `floor`, `history`, `index`, and `joins` and `leaves`, which every epoch goes on counting.
     pub fn epoch(&self) -> String {
         self.named("epoch")
     }

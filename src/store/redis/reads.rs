@@ -14,6 +14,7 @@ use super::{
 };
 use crate::{
     domain::{
+        clock::PresenceClock,
         member::Occupancy,
         name::{ChannelName, ConnectionId, RosterKey, UserName},
         person::Record,
@@ -21,7 +22,9 @@ use crate::{
         time::wall_now_ms,
         version::{Epoch, Version},
     },
-    store::{Counted, Index, Inside, Numbers, PartitionId, Person, Reading, Store as _, StoreError, Totals},
+    store::{
+        Counted, Index, Inside, Numbers, PartitionId, Person, Reading, Registered, Store as _, StoreError, Totals,
+    },
 };
 
 /// How many keys or fields one MULTI asks for: each blocks Redis for about a millisecond at most.
@@ -56,6 +59,17 @@ impl Answers {
         // Emptied, and no instance has renewed since: nothing can be said for the next seconds.
         let epoch = epoch.ok_or_else(|| StoreError::Unavailable("no epoch has begun yet".into()))?;
         Ok(Head { epoch: Epoch::new(&epoch), settling: closed != Some(1), index: index.unwrap_or(0) })
+    }
+
+    /// What [`Redis::add_host_clock`] has asked for: seconds and microseconds, or the one number of a test's clock.
+    fn host_ms(&mut self) -> Result<u64, StoreError> {
+        match self.next()? {
+            Value::Array(time) => {
+                let (seconds, micros): (u64, u64) = value(Value::Array(time))?;
+                Ok(seconds * 1_000 + micros / 1_000)
+            }
+            ms => value(ms),
+        }
     }
 
     fn rows(&mut self) -> Result<Vec<(ConnectionId, Row)>, StoreError> {
@@ -341,32 +355,83 @@ impl Redis {
     pub(super) async fn read_totals(&self) -> Result<Totals, StoreError> {
         let readers = self.readers(0..self.partitions).await?;
         let mut totals = Totals::default();
-        let mut instances: BTreeMap<Generation, (std::sync::Arc<str>, u64)> = BTreeMap::new();
-        for partition in 0..self.partitions {
-            let keys = self.keys.partition(partition);
-            let mut pipe = redis::pipe();
-            pipe.cmd("ZCARD").arg(keys.online()).cmd("ZCARD").arg(keys.occupied());
-            pipe.cmd("HGETALL").arg(keys.instances_info());
-            let mut answers = self.ask(readers[&partition].clone(), &pipe).await?;
-            totals.users += answers.next::<u64>()?;
-            totals.channels += answers.next::<u64>()?;
-            let info: Vec<(Generation, String)> = answers
-                .next::<HashMap<String, String>>()?
-                .into_iter()
-                .filter_map(|(generation, info)| Some((Generation::from_stored(&generation)?, info)))
-                .collect();
-            let mut pipe = redis::pipe();
-            for (generation, _) in &info {
-                pipe.cmd("SCARD").arg(keys.held_users(&generation.to_string()));
-            }
-            let mut answers = self.ask(readers[&partition].clone(), &pipe).await?;
-            for (generation, info) in info {
-                let version = info.splitn(3, ' ').nth(2).unwrap_or_default();
-                instances.entry(generation).or_insert((version.into(), 0)).1 += answers.next::<u64>()?;
+        let mut instances: BTreeMap<Generation, Registered> = BTreeMap::new();
+        let asked = (0..self.partitions).map(|partition| self.read_totals_of(partition, readers[&partition].clone()));
+        for part in try_join_all(asked).await? {
+            totals.users += part.users;
+            totals.channels += part.channels;
+            totals.joins += part.joins;
+            totals.leaves += part.leaves;
+            for one in part.instances {
+                match instances.entry(one.generation.clone()) {
+                    Entry::Vacant(entry) => drop(entry.insert(one)),
+                    Entry::Occupied(mut entry) => {
+                        let known = entry.get_mut();
+                        known.connections += one.connections;
+                        known.lease_ms = known.lease_ms.min(one.lease_ms);
+                    }
+                }
             }
         }
-        totals.instances = instances.into_iter().map(|(id, (version, held))| (id, version, held)).collect();
+        totals.instances = instances.into_values().collect();
         Ok(totals)
+    }
+
+    async fn read_totals_of(
+        &self,
+        partition: PartitionId,
+        connection: MultiplexedConnection,
+    ) -> Result<Totals, StoreError> {
+        let keys = self.keys.partition(partition);
+        let mut pipe = redis::pipe();
+        pipe.atomic().cmd("ZCARD").arg(keys.online()).cmd("ZCARD").arg(keys.occupied());
+        pipe.cmd("HMGET").arg(keys.epoch()).arg(&["joins", "leaves"]);
+        pipe.cmd("HMGET").arg(keys.clock()).arg(&["base", "beat", "renew"]);
+        self.add_host_clock(&mut pipe, partition);
+        pipe.cmd("HGETALL").arg(keys.instances_info()).cmd("ZRANGE").arg(keys.instances()).arg(&[
+            "0",
+            "-1",
+            "WITHSCORES",
+        ]);
+        let mut answers = self.ask(connection.clone(), &pipe).await?;
+        let (users, channels) = (answers.next()?, answers.next()?);
+        let (joins, leaves): (Option<u64>, Option<u64>) = answers.next()?;
+        let (base, beat, renew_ms): (Option<u64>, Option<u64>, Option<u64>) = answers.next()?;
+        let clock = PresenceClock::kept(base.unwrap_or(0), beat.unwrap_or(0));
+        let now = clock.now(answers.host_ms()?, renew_ms.unwrap_or(0));
+        let info: HashMap<String, String> = answers.next()?;
+        let leases: HashMap<String, u64> = answers.next()?;
+        let registered = |(text, info): (String, String)| {
+            Some(Registered {
+                generation: Generation::from_stored(&text)?,
+                version: info.splitn(3, ' ').nth(2).unwrap_or_default().into(),
+                connections: 0,
+                lease_ms: leases.get(&text)?.saturating_sub(now),
+            })
+        };
+        let mut instances: Vec<Registered> = info.into_iter().filter_map(registered).collect();
+        if !instances.is_empty() {
+            let mut pipe = redis::pipe();
+            for one in &instances {
+                pipe.cmd("SCARD").arg(keys.held_users(&one.generation.to_string()));
+            }
+            let mut answers = self.ask(connection, &pipe).await?;
+            for one in &mut instances {
+                one.connections = answers.next()?;
+            }
+        }
+        Ok(Totals { users, channels, joins: joins.unwrap_or(0), leaves: leaves.unwrap_or(0), instances })
+    }
+
+    /// Asks for the clock that the scripts go by.
+    fn add_host_clock(&self, pipe: &mut Pipeline, partition: PartitionId) {
+        #[cfg(feature = "test-hooks")]
+        if self.test_clock {
+            pipe.cmd("GET").arg(self.keys.partition(partition).test_time());
+            return;
+        }
+        let _ = partition;
+        pipe.cmd("TIME");
     }
 
     pub(super) async fn read_held(

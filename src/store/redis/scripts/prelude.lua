@@ -24,6 +24,8 @@ local SETTLE_MOST_MS = 60000
 local host, now, epoch, floor, opened, closed
 local terms_differ, known_terms
 local joins, saved, leaves = 0, 0, {}
+-- Of all calls before.
+local joined, left
 
 local function tell(instance, message)
   call(PUBLISH, instance and (PREFIX .. 'ctl:' .. instance) or (PREFIX .. 'ctl'), pack(message))
@@ -55,9 +57,10 @@ local function begin()
     now = now + math.min(math.max(host - tonumber(clock[2]), 0), RENEW_MS + SLACK_MS)
   end
   local run, history, follows = issuer()
-  local stored = call('HMGET', EPOCH, 'id', 'run', 'opened', 'closed', 'floor', 'history')
+  local stored = call('HMGET', EPOCH, 'id', 'run', 'opened', 'closed', 'floor', 'history', 'joins', 'leaves')
   epoch, opened, closed = stored[1], tonumber(stored[3]), stored[4] == '1'
   floor = tonumber(stored[5] or 0)
+  joined, left = tonumber(stored[7] or 0), tonumber(stored[8] or 0)
   local same = stored[6] == history
   if not epoch or stored[2] ~= run or (not same and follows) then
     epoch, opened, closed = CANDIDATE, now, false
@@ -88,10 +91,13 @@ local function reply(more)
   local lease = call('ZRANGE', LEASES, 0, 0, 'WITHSCORES')[2]
   due, lease = due and tonumber(due), lease and tonumber(lease)
   if lease and (not due or lease < due) then due = lease end
-  local tally = { joins, saved }
+  local tally, before = { joins, saved }, joined + left
+  joined = joined + joins
   for reason, users in pairs(leaves) do
+    left = left + users
     tally[#tally + 1] = reason
     tally[#tally + 1] = users
   end
+  if joined + left > before then call('HSET', EPOCH, 'joins', joined, 'leaves', left) end
   return pack({ 'ok', now, epoch, not closed, due or -1, more or false, tally })
 end
