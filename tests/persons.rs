@@ -164,7 +164,7 @@ fn is_told(client: &Client, user: &str, status: &str) -> bool {
 fn last_told_of(client: &Client, user: &str) -> Option<Value> {
     let events = client.events("users");
     let lists = events.iter().filter_map(|event| event.frame["users"].as_array());
-    lists.flatten().filter(|entry| entry["user"] == user).next_back().cloned()
+    lists.flatten().rfind(|entry| entry["user"] == user).cloned()
 }
 
 /// Everything that a client was sent, without what differs in every run, and when.
