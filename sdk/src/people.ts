@@ -233,6 +233,8 @@ export class People {
   // Names that watches want just now, which are asked for together: a page may have a watch for each user.
   #wanted = new Set<string>();
   #asking: Promise<Map<string, RollcallError>> | undefined;
+  // And those that watches have let go of just now, for the same reason.
+  #released = new Set<string>();
 
   constructor(line: Line) {
     this.line = line;
@@ -313,9 +315,15 @@ export class People {
     return [...found.values()];
   }
 
-  /** These are watched no more, unless another watch wants them. */
+  /** These are watched no more, unless another watch wants them by the time that it is said. */
   release(users: readonly string[]): void {
-    const ended = users.filter((user) => ![...this.#watches].some((other) => other.names?.has(user)));
+    if (this.#released.size === 0) queueMicrotask(() => this.#release());
+    for (const user of users) this.#released.add(user);
+  }
+
+  #release(): void {
+    const ended = [...this.#released].filter((user) => ![...this.#watches].some((other) => other.names?.has(user)));
+    this.#released.clear();
     for (let at = 0; at < ended.length; at += MOST_NAMES) {
       this.line.ask({ op: "unwatch", users: ended.slice(at, at + MOST_NAMES) }).catch(() => {});
     }

@@ -169,8 +169,8 @@ export class View<State> {
     this.error = error;
     this.isLive = this.isJoined = false;
     this.#giveUp(error);
-    for (const handle of [...this.#handles]) handle.fail(error);
     this.#touch();
+    for (const handle of [...this.#handles]) handle.fail(error);
   }
 
   heard(frame: EventFrame): void {
@@ -259,6 +259,7 @@ export class View<State> {
       return;
     }
     this.error = error;
+    this.#touch();
     for (const handle of [...this.#handles]) {
       if (!concerns(handle)) continue;
       // Of a room that may not be watched the place is given back too: nobody has a handle for it any more.

@@ -6,7 +6,8 @@ import { afterEach, beforeEach, mock, test } from "node:test";
 import type { Rollcall, Room } from "@rollcall/client";
 
 import { mergePatch } from "../dist/merge.js";
-import { FakeSocket, opened, pass, settle, startClock, startOver } from "./fake.js";
+import { FakeSocket, opened, pass, startClock, startOver } from "./fake.js";
+import { admit, ann, delta, hear, snapshot } from "./stage.js";
 
 let client: Rollcall;
 
@@ -20,20 +21,9 @@ afterEach(() => {
   startClock();
 });
 
-const ann = { user: "ann", status: "online", state: {}, since: 1, connections: 1 };
-const hear = async (frame: object) => {
-  FakeSocket.last.hear({ channel: "room", mode: "full", epoch: "e", occupancy: { users: 1, connections: 1 }, time: 1, ...frame });
-  await settle();
-};
-const snapshot = (version: number, members: object[] = [ann], more: object = {}) =>
-  hear({ event: "snapshot", level: "users", version, members, more: false, ...more });
-const delta = (from: number, to: number, more: object) => hear({ event: "delta", from, to, ...more });
-
 async function joined(): Promise<Room> {
   const room = client.join("room");
-  await FakeSocket.last.answer("join", { channel: "room", epoch: "e", version: 1 });
-  await FakeSocket.last.answer("watch");
-  await snapshot(1);
+  await admit();
   await room.ready;
   return room;
 }
@@ -66,6 +56,24 @@ test("one is shown only when one is in what is shown", async () => {
   assert.deepEqual([isReady, room.isLive], [false, true]);
   await delta(6, 7, { join: [ann] });
   assert.equal(isReady, true);
+});
+
+test("a refusal is in what is shown, also before the handle is told of it", async () => {
+  const room = client.join("room");
+  const shown: unknown[] = [];
+  room.subscribe(() => shown.push(room.getSnapshot().error?.code));
+  room.on("error", (error) => shown.push(error === room.getSnapshot().error));
+  await FakeSocket.last.refuse("join", { code: "forbidden" });
+  assert.deepEqual(shown, ["forbidden", true]);
+});
+
+test("the end of the client is in what is shown, also before the handle is told of it", async () => {
+  const room = await joined();
+  const shown: unknown[] = [];
+  room.subscribe(() => shown.push(room.getSnapshot().error?.code));
+  room.on("error", (error) => shown.push(error === room.getSnapshot().error));
+  client.close();
+  assert.deepEqual(shown, ["closed", true]);
 });
 
 test("what does not follow is not shown, and the whole is asked for, once", async () => {

@@ -6,6 +6,7 @@ import { afterEach, beforeEach, test } from "node:test";
 import type { Rollcall, Watch } from "@rollcall/client";
 
 import { FakeSocket, opened, pass, settle, startClock, startOver } from "./fake.js";
+import { hearUsers as hear } from "./stage.js";
 
 let client: Rollcall;
 
@@ -19,10 +20,6 @@ afterEach(() => {
   startClock();
 });
 
-const hear = async (users: object[], more: object = {}) => {
-  FakeSocket.last.hear({ event: "users", users, time: 1, ...more });
-  await settle();
-};
 const page = (users: string[], more: boolean) => hear(users.map((user) => ({ user, status: "online" })), { all_users: true, more });
 const names = (watch: Watch) => [...watch.users.keys()];
 
@@ -153,4 +150,13 @@ test("one who may not be watched is told, and the others are watched", async () 
   await hear([{ user: "ann", status: "online" }, { user: "ben", status: "online" }]);
   await added;
   assert.deepEqual([names(watch), watch.getSnapshot().isLive], [["ann", "ben"], true]);
+});
+
+test("watches that end together are given up together, but for those who are wanted again", async () => {
+  const watches = ["ann", "ben", "zoe"].map((user) => client.watch([user]));
+  await FakeSocket.last.answer("watch", { watching: 3 });
+  for (const watch of watches) watch.close();
+  client.watch(["ben"]);
+  await settle();
+  assert.deepEqual([FakeSocket.last.count("unwatch"), FakeSocket.last.asked("unwatch").users], [1, ["ann", "zoe"]]);
 });
