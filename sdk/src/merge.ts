@@ -13,3 +13,21 @@ export function mergePatch(target: unknown, patch: unknown): unknown {
 function isObject(value: unknown): value is Record<string, unknown> {
   return typeof value === "object" && value !== null && !Array.isArray(value);
 }
+
+/** The merge patch that turns one into the other, or undefined where nothing differs. A field that is null counts as none. */
+export function patchBetween(before: object, after: object): Record<string, unknown> | undefined {
+  const known = new Map<string, unknown>(Object.entries(before));
+  const patch = new Map<string, unknown>();
+  for (const [name, value] of Object.entries(after)) {
+    const old = known.get(name);
+    known.delete(name);
+    if (value === undefined || value === null) {
+      if (old !== undefined && old !== null) patch.set(name, null);
+    } else if (isObject(old) && isObject(value)) {
+      const inner = patchBetween(old, value);
+      if (inner) patch.set(name, inner);
+    } else if (JSON.stringify(old) !== JSON.stringify(value)) patch.set(name, value);
+  }
+  for (const [name, old] of known) if (old !== undefined && old !== null) patch.set(name, null);
+  return patch.size > 0 ? Object.fromEntries(patch) : undefined;
+}
