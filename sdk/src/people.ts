@@ -317,8 +317,8 @@ export class People {
 
   /** These are watched no more, unless another watch wants them by the time that it is said. */
   release(users: readonly string[]): void {
-    if (this.#released.size === 0) queueMicrotask(() => this.#release());
     for (const user of users) this.#released.add(user);
+    queueMicrotask(() => this.#release());
   }
 
   #release(): void {

@@ -256,10 +256,22 @@ test("a client that is closed and connects again has its components back in thei
   assert.equal(container.textContent, "ann 1 live");
 });
 
-test("a client that ends says why instead of loading for ever", async () => {
+test("a client that ends says why instead of loading for ever, until it is told to connect again", async () => {
+  const { container, show } = mount(<People key="a" />);
+  await settled();
   act(() => FakeSocket.last.breaks(4504, "banned"));
-  const { container } = mount(<People />);
-  assert.equal(container.textContent, "banned");
+  show([<People key="a" />, <People key="b" channel="hall" />]);
+  await settled();
+  assert.equal(container.textContent, "bannedbanned");
+  show(<People key="a" />);
+  await pass(LINGER_MS);
+  await act(async () => {
+    client.connect();
+    await settle();
+  });
+  await act(() => FakeSocket.last.welcome("r2"));
+  await admit();
+  assert.equal(container.textContent, "ann 1 live");
 });
 
 test("without a channel nothing is asked for", async () => {
@@ -275,9 +287,9 @@ test("without a channel nothing is asked for", async () => {
 test("another level does not leave meanwhile, and two at a time are a conflict that is told", async () => {
   const { container, show } = mount(<People state={{ name: "Ann" }} />);
   await admit();
-  show(<People state={{ name: "Ann" }} level="connections" />);
+  show(<People level="connections" />);
   await settled();
-  await act(() => FakeSocket.last.answer("join", { channel: "room", epoch: "e", version: 1 }));
+  assert.deepEqual((await act(() => FakeSocket.last.answer("join", { channel: "room", epoch: "e", version: 1 }))).state, {});
   await act(() => FakeSocket.last.answer("watch"));
   await hear({ event: "snapshot", level: "connections", version: 1, members: [{ ...ann, connection: "1" }, { ...ann, connection: "2" }], more: false });
   assert.equal(container.textContent, "ann,ann 1 live");
@@ -302,7 +314,7 @@ test("who watches is not in the channel, and counts cost a count", async () => {
   assert.equal(count("join"), 0);
   await hear({ event: "snapshot", level: "users", version: 1, members: [ben], more: false });
   await hear({ event: "snapshot", channel: "hall", level: "occupancy", version: 1, more: false, occupancy: { users: 7, connections: 9 } });
-  await hear({ event: "typing", user: "ben", typing: true });
+  for (const user of ["ann", "ben"]) await hear({ event: "typing", user, typing: true });
   assert.equal(container.textContent, "ben 1 ben7/9");
   assert.deepEqual(asked("watch"), { id: asked("watch").id, op: "watch", channel: "hall", level: "occupancy" });
 });
@@ -314,7 +326,7 @@ function Field() {
 
 test("who types is a sentence with the names that the members have, oneself left out", async () => {
   const { container } = mount(<Field />);
-  const hostile = { ...ann, user: "<img src=x onerror=alert(1)>" };
+  const hostile = { ...ann, user: "<img/src=x/onerror=alert(1)>" };
   await admit([ann, { ...ben, state: { name: "Ben" } }, hostile, { ...ann, user: "__proto__" }]);
   const types = (user: string, typing = true) => hear({ event: "typing", user, typing });
   await types("ann");
@@ -322,7 +334,7 @@ test("who types is a sentence with the names that the members have, oneself left
   await types("ben");
   assert.equal(container.textContent, "Ben is typing…");
   await types(hostile.user);
-  assert.equal(container.textContent, "Ben and <img src=x onerror=alert(1)> are typing…");
+  assert.equal(container.textContent, "Ben and <img/src=x/onerror=alert(1)> are typing…");
   assert.equal(container.querySelector("img"), null);
   await types("__proto__");
   assert.equal(container.textContent, "3 people are typing…");
@@ -443,12 +455,13 @@ test("what is missing is said", () => {
 
 test("a server renders what loads, and connects to nothing", async () => {
   const before = FakeSocket.all.length;
+  let tokens = 0;
   const { document, location } = globalThis;
   // As on a server.
   Object.assign(globalThis, { document: undefined, location: undefined });
   try {
     const html = renderToString(
-      <RollcallProvider token={() => assert.fail("nobody is asked for a token")} WebSocket={FakeSocket}>
+      <RollcallProvider token={() => `${++tokens}`} WebSocket={FakeSocket}>
         <People />
         <People channel={null} />
         <Field />
@@ -460,7 +473,7 @@ test("a server renders what loads, and connects to nothing", async () => {
     Object.assign(globalThis, { document, location });
   }
   await settle();
-  assert.equal(FakeSocket.all.length, before);
+  assert.deepEqual([FakeSocket.all.length, tokens], [before, 0]);
 });
 
 test("what a server has rendered is taken over as it is", async () => {

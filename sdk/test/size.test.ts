@@ -10,13 +10,14 @@ import { build } from "esbuild";
 
 const KB = 1000;
 
-/** The compressed sizes of an entry with all that it loads at once, and of what it loads when it is needed. */
-async function sizes(entry: string): Promise<{ core: number; later: number }> {
+/** The compressed sizes of an entry with all that it loads at once, but for what is `external`, and of what it loads when it is needed. */
+async function sizes(entry: string, external: string[] = []): Promise<{ core: number; later: number }> {
   const result = await build({
     entryPoints: [fileURLToPath(new URL(`../dist/${entry}.js`, import.meta.url))],
     bundle: true,
     minify: true,
     splitting: true,
+    external,
     write: false,
     metafile: true,
     outdir: "out",
@@ -42,6 +43,15 @@ test("the core is less than 10 kB compressed, and what tabs that share a connect
   const { core, later } = await sizes("index");
   assert.ok(core > 5 * KB && core < 10 * KB, `${core} bytes`);
   assert.ok(later > 1 * KB && later < 4 * KB, `${later} bytes`);
+});
+
+test("what is beside the core is small: hooks and composables without their framework, styles, and a sentence", async () => {
+  const beside = async (entry: string, ...external: string[]) => (await sizes(entry, ["./client.js", ...external])).core;
+  const of = { react: await beside("react", "react"), vue: await beside("vue", "vue"), topics: await beside("topics"), typing: await beside("typing") };
+  assert.ok(of.react > 2 * KB && of.react < 4.7 * KB, `${of.react} bytes`);
+  assert.ok(of.vue > 2 * KB && of.vue < 4.9 * KB, `${of.vue} bytes`);
+  assert.ok(of.topics > 0.5 * KB && of.topics < 1.5 * KB, `${of.topics} bytes`);
+  assert.ok(of.typing > 0.1 * KB && of.typing < 0.4 * KB, `${of.typing} bytes`);
 });
 
 test("it is made of nothing but itself", async () => {

@@ -147,6 +147,12 @@ test("a component that a KeepAlive hides is not in its channel, and is again whe
   const { text } = mount(() => h(KeepAlive, null, { default: () => (isShown.value ? h(People) : null) }));
   await admit();
   isShown.value = false;
+  await nextTick();
+  await delta(1, 2, { join: [ben], occupancy: { users: 2, connections: 2 } });
+  isShown.value = true;
+  await settle();
+  assert.equal(text(), "ann,ben 2 live", "what happened meanwhile is shown");
+  isShown.value = false;
   await pass(LINGER_MS);
   assert.equal(count("leave"), 1);
   await FakeSocket.last.answer("leave");
@@ -164,6 +170,28 @@ test("a refusal is part of the answer, and who is mounted later asks again", asy
   key.value = 2;
   await admit();
   assert.equal(text(), "ann 1 live");
+});
+
+test("components of a client that was closed say so, each of them", async () => {
+  client.close();
+  const { text } = mount(() => [h(People), h(People)]);
+  await settle();
+  assert.equal(text(), "closedclosed");
+});
+
+test("what is read anew and is the same ends no typing", async () => {
+  const name = ref("Ann");
+  let start!: () => void;
+  mount(() => h(defineComponent(() => {
+    const { sentence, start: begin } = useTyping(() => (name.value ? "room" : null), () => ({ name: () => name.value }));
+    start = begin;
+    return () => sentence.value;
+  })));
+  await admit();
+  start();
+  name.value = "Anne";
+  await settle();
+  assert.deepEqual([count("typing"), asked("typing").typing], [1, true]);
 });
 
 test("while the connection is away the list stays and says so, and afterwards nothing is joined anew", async () => {
@@ -206,12 +234,12 @@ test("who types is a sentence, oneself left out, and one's own typing ends with 
   });
   const { text, root } = mount(() => [isShown.value ? h(Field) : null, h(People)]);
   const sentence = () => root.querySelector("p")?.textContent;
-  await admit([ann, { ...ben, state: { name: "Ben" } }, { ...ann, user: "<img src=x onerror=alert(1)>" }]);
+  await admit([ann, { ...ben, state: { name: "Ben" } }, { ...ann, user: "<img/src=x/onerror=alert(1)>" }]);
   await hear({ event: "typing", user: "ann", typing: true });
   assert.equal(sentence(), "");
   await hear({ event: "typing", user: "ben", typing: true });
-  await hear({ event: "typing", user: "<img src=x onerror=alert(1)>", typing: true });
-  assert.equal(sentence(), "Ben and <img src=x onerror=alert(1)> are typing…");
+  await hear({ event: "typing", user: "<img/src=x/onerror=alert(1)>", typing: true });
+  assert.equal(sentence(), "Ben and <img/src=x/onerror=alert(1)> are typing…");
   assert.equal(root.querySelector("img"), null);
   root.querySelector("p")?.click();
   await settle();
@@ -305,16 +333,17 @@ test("what is missing is said", () => {
 
 test("a server renders what loads, and connects to nothing", async () => {
   const before = FakeSocket.all.length;
+  let tokens = 0;
   const { document, location } = globalThis;
+  // As on a server.
   Object.assign(globalThis, { document: undefined, location: undefined });
   try {
-    const source = { token: () => assert.fail("nobody is asked for a token"), WebSocket: FakeSocket };
+    const source = { token: () => `${++tokens}`, WebSocket: FakeSocket };
     const app = createSSRApp({ render: () => [h("p", [h(People)]), h("p", [h(People, { channel: null })])] });
     assert.equal(await renderToString(app.use(createRollcall(source))), "<!--[--><p>loading</p><p> 0 not live out</p><!--]-->");
   } finally {
     Object.assign(globalThis, { document, location });
   }
   await settle();
-  assert.equal(FakeSocket.all.length, before);
-  assert.equal(count("join"), 0);
+  assert.deepEqual([FakeSocket.all.length, tokens, count("join")], [before, 0, 0]);
 });
