@@ -56,12 +56,11 @@ export interface TypingHookOptions<State = Json> extends MembersOptions {
 }
 
 /** Who types in a channel. */
-export interface Typing {
+export interface Typing extends Shown {
   /** The users who type just now, this one left out. */
   readonly typing: readonly string[];
   /** "Ann is typing…", or nothing. It is text with strangers' names in it. */
   readonly sentence: string;
-  readonly error: Shown["error"];
 }
 
 /** How a user is, wherever that is. */
@@ -93,7 +92,7 @@ export function typingOf<State>(shown: ShownChannel<State>, self: string | null 
   const memberOf = (user: string) => shown.members.get(user) ?? [...shown.members.values()].find((member) => member.user === user);
   const typing = shown.typing.filter((user) => user !== self);
   const sentence = typingSentence(typing, { ...(name && { name: (user) => name(user, memberOf(user)) }), ...(words && { words }) });
-  return { typing, sentence, error: shown.error };
+  return { typing, sentence, isLive: shown.isLive, isLoading: shown.isLoading, error: shown.error };
 }
 
 export function statusOf({ users, isLive, isLoading, error }: ShownUsers, user: string): UserStatus {

@@ -119,11 +119,12 @@ export function useTyping<State = Json>(
   options: TypingHookOptions<State> = {},
 ): Typing & { readonly start: () => void; readonly stop: () => void } {
   const { use, shown, self } = useChannel<State>(channel, options.level ?? "users", true);
-  const { typing, sentence, error } = typingOf(shown, self, options);
+  // `name` and `words` may be made anew for each render; what they make of it is compared.
+  const typing = typingOf(shown, self, options);
   const start = useCallback(() => use.type(true), [use]);
   const stop = useCallback(() => use.type(false), [use]);
-  const text = JSON.stringify(typing);
-  return useMemo(() => ({ typing: JSON.parse(text) as string[], sentence, error, start, stop }), [text, sentence, error, start, stop]);
+  const text = JSON.stringify([typing.typing, typing.sentence, typing.isLive, typing.isLoading]);
+  return useMemo(() => ({ ...typing, start, stop }), [text, typing.error, start, stop]);
 }
 
 /** How a user is, or how several are, wherever they are. They cannot tell. */
