@@ -1,0 +1,139 @@
+// The examples in React and Vue as their READMEs start them, each with two people who see each other.
+
+import assert from "node:assert/strict";
+import { spawn } from "node:child_process";
+import { once } from "node:events";
+import { after, afterEach, before, test } from "node:test";
+import { fileURLToPath } from "node:url";
+
+import { eventually, startBrowser, startServer } from "./harness.js";
+
+const LIMIT = { timeout: 90_000 };
+const START_MS = 30_000;
+// The first page of an example waits for what it is made of.
+const FIRST_MS = 30_000;
+// What would run if anybody took it for markup. Names have no spaces.
+const HOSTILE = "<img/src=x/onerror=alert(1)>";
+
+let server;
+let browser;
+let running = [];
+let contexts = [];
+let complaints = [];
+
+before(async () => {
+  server = await startServer({ ROLLCALL__PRESENCE__GRACE_MS: "1000" });
+  browser = await startBrowser();
+}, LIMIT);
+
+after(async () => {
+  await browser?.close();
+  for (const stop of running) await stop();
+  await server?.stop();
+}, LIMIT);
+
+afterEach(async () => {
+  await Promise.all(contexts.map((context) => context.close()));
+  const found = complaints;
+  [contexts, complaints] = [[], []];
+  assert.deepEqual(found, [], "the browser has nothing to complain about");
+});
+
+/** An example on a free port, by what its `npm start` says. The answer is its address. */
+async function startExample(name) {
+  const folder = fileURLToPath(new URL(`../../examples/${name}/`, import.meta.url));
+  const vite = `${folder}node_modules/vite/bin/vite.js`;
+  const env = { ...process.env, ROLLCALL: server.address, NO_COLOR: "1" };
+  const child = spawn(process.execPath, [vite, "--host", "127.0.0.1", "--port", "0"], { cwd: folder, env, stdio: ["ignore", "pipe", "pipe"] });
+  running.push(async () => {
+    if (child.exitCode !== null || child.signalCode !== null) return;
+    const ended = once(child, "exit");
+    child.kill("SIGKILL");
+    await ended;
+  });
+  let said = "";
+  return new Promise((resolve, reject) => {
+    const late = setTimeout(() => reject(new Error(`not started after ${START_MS} ms\n${said}`)), START_MS);
+    const hear = (bytes) => {
+      said += bytes;
+      const found = /Local:\s+(http:\/\/\S+?)\/?\s/.exec(said)?.[1];
+      if (!found) return;
+      clearTimeout(late);
+      resolve(found);
+    };
+    child.stdout.on("data", hear);
+    child.stderr.on("data", hear);
+    child.once("exit", (code) => reject(new Error(`ended with ${code}\n${said}`)));
+  });
+}
+
+/** A browser of one person's, on the example's page. */
+async function person(address, query) {
+  const context = await browser.newContext();
+  contexts.push(context);
+  const page = await context.newPage();
+  page.on("pageerror", (error) => complaints.push(String(error)));
+  page.on("console", (message) => ["error", "warning"].includes(message.type()) && complaints.push(message.text()));
+  page.on("dialog", (dialog) => {
+    complaints.push(`a dialog: ${dialog.message()}`);
+    void dialog.dismiss();
+  });
+  await page.goto(`${address}/?${new URLSearchParams(query)}`);
+  return page;
+}
+
+test("react-avatars: who looks at a document is there as an avatar, types, is counted where there are many, and goes", LIMIT, async () => {
+  const address = await startExample("react-avatars");
+  const avatars = (page) => page.locator(".avatars li").evaluateAll((items) => items.map((item) => item.title));
+  const ann = await person(address, { user: "ann", document: "a" });
+  await eventually("ann is there", () => avatars(ann), ["ann (you), online"], FIRST_MS);
+  assert.equal(await ann.getByRole("status").textContent(), "Only you are here");
+  const hostile = await person(address, { user: HOSTILE, document: "a" });
+  const proto = await person(address, { user: "__proto__", document: "a" });
+  await eventually("all are there", () => avatars(ann), ["ann (you), online", `${HOSTILE}, online`, "__proto__, online"]);
+  await eventually("for each", () => avatars(proto), ["__proto__ (you), online", "ann, online", `${HOSTILE}, online`]);
+  await hostile.locator("textarea").pressSequentially("Hi");
+  await eventually("he types", () => ann.locator(".typing").textContent(), `${HOSTILE} is typing…`);
+  await proto.locator("textarea").pressSequentially("Hi");
+  await eventually("both type", () => ann.locator(".typing").textContent(), `${HOSTILE} and __proto__ are typing…`);
+  await hostile.locator("h1").click();
+  await proto.locator("h1").click();
+  await eventually("nobody types", () => ann.locator(".typing").textContent(), "");
+  assert.equal(await ann.locator("img").count(), 0);
+  for (let n = 0; n < 4; n++) {
+    const member = encodeURIComponent(`device-${n}`);
+    const options = { method: "PUT", headers: { "content-type": "application/json" }, body: JSON.stringify({ ttl_ms: 60_000 }) };
+    assert.ok((await fetch(`${server.address}/v1/channels/document%3Aa/members/${member}`, options)).ok);
+  }
+  await eventually("some are counted", async () => (await avatars(ann)).slice(4), ["3 more"]);
+  assert.equal(await ann.locator(".more").textContent(), "+3");
+  await eventually("all are counted", () => ann.getByRole("status").textContent(), "7 people are here");
+  await hostile.close();
+  await eventually("he has gone", async () => (await avatars(ann)).includes(`${HOSTILE}, online`), false);
+});
+
+test("vue-users: friends come and go and say how they are, and those who are offline were seen", LIMIT, async () => {
+  const address = await startExample("vue-users");
+  const list = (page) => page.locator("li").evaluateAll((items) => items.map((item) => `${item.querySelector("b").textContent} ${item.querySelector("span").textContent}`));
+  const ann = await person(address, { user: "ann" });
+  await eventually("nobody is there", () => list(ann), ["ben offline", "kim offline", "zoe offline"], FIRST_MS);
+  const ben = await person(address, { user: "ben" });
+  await eventually("ben is", () => list(ann), ["ben online", "kim offline", "zoe offline"]);
+  await eventually("and sees ann", async () => (await list(ben))[0], "ann online");
+  await ben.getByLabel("You are").selectOption("busy");
+  await ben.getByLabel("What you say about it").fill("in a call");
+  await ben.getByRole("button", { name: "Tell" }).click();
+  await eventually("ben is busy", async () => (await list(ann))[0], "ben busy – in a call");
+  for (const friend of [HOSTILE, "__proto__"]) {
+    await ann.getByLabel("Another friend").fill(friend);
+    await ann.getByRole("button", { name: "Add" }).click();
+  }
+  await eventually("they are listed", async () => (await list(ann)).slice(3).map((line) => line.split(" ")[0]), [HOSTILE, "__proto__"]);
+  await person(address, { user: HOSTILE });
+  const proto = await person(address, { user: "__proto__" });
+  await eventually("they are there", async () => (await list(ann)).slice(3), [`${HOSTILE} online`, "__proto__ online"]);
+  await eventually("three of five", () => ann.getByRole("status").textContent(), "3 of 5 online");
+  assert.equal(await ann.locator("img").count(), 0);
+  await proto.close();
+  await eventually("one has gone", async () => (await list(ann))[4], "__proto__ seen just now");
+});
