@@ -80,10 +80,11 @@ export abstract class Kept<Look extends Shown, Of extends Handle> {
 
   /** Uses it until the answer is called. */
   hold(hold: Hold): Unsubscribe {
+    // What the server refused before is asked again for whoever comes new. Who was taken out does not come back for another part of the page.
+    const isAnew = !this.handle || (this.#failure && (this.#failure.code !== "kicked" || this.isIdle));
     this.holds.add(hold);
-    // What the server refused before is asked again for whoever comes new.
-    if (!this.handle || this.#failure) this.#begin();
-    else this.rearrange();
+    if (isAnew) this.#begin();
+    else this.rearranged();
     return () => {
       if (!hold.changed) return;
       hold.changed = undefined;

@@ -213,14 +213,15 @@ test("a refusal is part of the answer, and who is mounted later asks again", asy
   assert.equal(container.textContent, "ann 1 live");
 });
 
-test("who is taken out is told so, and stays out until a component is mounted anew", async () => {
-  const { container, show } = mount(<People key="a" />);
+test("who is taken out is told so, and stays out until another component is mounted where those before have gone", async () => {
+  const { container, show } = mount([<People key="a" />]);
   await admit();
   await hear({ event: "left", reason: "kicked" });
   assert.equal(container.textContent, "kicked");
+  show([<People key="a" />, <People key="c" />]);
   await pass(2 * LINGER_MS);
-  assert.equal(count("join"), 1);
-  show(<People key="b" />);
+  assert.deepEqual([container.textContent, count("join")], ["kickedkicked", 1]);
+  show([<People key="b" />]);
   await settled();
   assert.equal(count("join"), 2);
 });
