@@ -92,7 +92,7 @@ export function typingOf<State>(shown: ShownChannel<State>, self: string | null 
   const memberOf = (user: string) => shown.members.get(user) ?? [...shown.members.values()].find((member) => member.user === user);
   const typing = shown.typing.filter((user) => user !== self);
   const sentence = typingSentence(typing, { ...(name && { name: (user) => name(user, memberOf(user)) }), ...(words && { words }) });
-  return { typing, sentence, isLive: shown.isLive, isLoading: shown.isLoading, error: shown.error };
+  return { typing, sentence, isLive: shown.isLive, isLoading: shown.isLoading, error: shown.error ?? shown.typingError };
 }
 
 export function statusOf({ users, isLive, isLoading, error }: ShownUsers, user: string): UserStatus {

@@ -10,7 +10,11 @@ import type { Json, Level, UserView } from "./protocol.js";
 import type { ChannelSnapshot } from "./view.js";
 
 /** How a channel looks to a component. */
-export type ShownChannel<State = Json> = Omit<ChannelSnapshot<State>, "channel" | "level"> & Shown;
+export type ShownChannel<State = Json> = Omit<ChannelSnapshot<State>, "channel" | "level"> &
+  Shown & {
+    /** Why nobody sees this user type. */
+    readonly typingError: RollcallError | undefined;
+  };
 
 /** How some users look to a component. */
 export interface ShownUsers extends Shown {
@@ -27,6 +31,7 @@ export const NO_CHANNEL: ShownChannel<never> = Object.freeze({
   isJoined: false,
   isLoading: false,
   error: undefined,
+  typingError: undefined,
 });
 export const NO_USERS: ShownUsers = Object.freeze({ users: new Map(), isLive: false, isLoading: false, error: undefined });
 
@@ -35,6 +40,7 @@ export class KeptChannel extends Kept<ShownChannel<unknown>, Channel<unknown>> {
   #said: Json | undefined;
   #saying = 0;
   #refused: string | undefined;
+  #typingError: RollcallError | undefined;
 
   constructor(
     client: Rollcall,
@@ -52,8 +58,10 @@ export class KeptChannel extends Kept<ShownChannel<unknown>, Channel<unknown>> {
   }
 
   protected override open(): Channel<unknown> {
-    // A channel is watched at one level: what nobody uses any more gives way.
-    const others = this.keep.idleChannels(this.name).filter(({ level }) => level !== this.level && level !== "occupancy");
+    this.#typingError = undefined;
+    // A channel is watched at one level, beside which counting is nothing: what nobody uses any more gives way.
+    const isOther = (level: Level) => level !== this.level && ![level, this.level].includes("occupancy");
+    const others = this.keep.idleChannels(this.name).filter(({ level }) => isOther(level));
     // Whoever only watches it otherwise does not leave meanwhile.
     const bridge = this.isRoom && others.some(({ isRoom }) => isRoom) ? this.client.join(this.name, { watch: false }) : undefined;
     try {
@@ -69,11 +77,16 @@ export class KeptChannel extends Kept<ShownChannel<unknown>, Channel<unknown>> {
   }
 
   protected override lookOf(snapshot: ChannelSnapshot<unknown> | undefined, rest: Pick<Shown, "isLoading" | "error">): ShownChannel<unknown> {
-    return { ...NO_CHANNEL, ...snapshot, ...rest };
+    return { ...NO_CHANNEL, ...snapshot, ...rest, typingError: this.#typingError };
   }
 
   protected override rearrange(): void {
     void this.#say();
+  }
+
+  protected override heardAside(error: RollcallError): void {
+    // A channel has no other asides of its own.
+    this.#typingError = error;
   }
 
   /** `isAnew`: another handle is in it still, whose state is not this one's. */

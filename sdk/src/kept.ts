@@ -67,6 +67,8 @@ export abstract class Kept<Look extends Shown, Of extends Handle> {
   protected abstract lookOf(snapshot: ReturnType<Of["getSnapshot"]>, rest: Pick<Shown, "isLoading" | "error">): Look;
   /** Somebody wants it otherwise, or does not want it any more. */
   protected rearrange(): void {}
+  /** Something failed that the handle does not stand for. */
+  protected heardAside(_: RollcallError): void {}
 
   /** The same object until something changes. */
   get look(): Look | undefined {
@@ -91,7 +93,7 @@ export abstract class Kept<Look extends Shown, Of extends Handle> {
       this.#timers.after(LINGER_MS, () => {
         this.holds.delete(hold);
         if (this.holds.size === 0) this.end();
-        else this.rearrange();
+        else this.rearranged();
       });
     };
   }
@@ -147,7 +149,7 @@ export abstract class Kept<Look extends Shown, Of extends Handle> {
 
   #heardError(handle: Of, error: RollcallError): void {
     if (handle.getSnapshot().error === error) return this.fail(error);
-    this.complaint = error;
+    this.heardAside(error);
     this.touch();
   }
 

@@ -301,6 +301,19 @@ test("another level does not leave meanwhile, and two at a time are a conflict t
   assert.match(container.textContent ?? "", /^ann,ann 1 live(conflict)$/);
 });
 
+test("whoever counts only ends nothing early", async () => {
+  function Count() {
+    return <p>{useOccupancy("room").users}</p>;
+  }
+  const { show } = mount(<People key="a" />);
+  await admit();
+  show(<Count key="c" />);
+  await pass(LINGER_MS - 1);
+  show(<People key="b" />);
+  await pass(2 * LINGER_MS);
+  assert.equal(count("leave"), 0);
+});
+
 test("who watches is not in the channel, and counts cost a count", async () => {
   function Watcher() {
     const { members, userCount, typing } = useMembers("room");
@@ -358,6 +371,18 @@ test("one's own typing is said when it begins and when it ends, at the latest wi
   show([<People key="p" />]);
   await settled();
   assert.equal(asked("typing").typing, false);
+});
+
+test("where nobody may type the field says so, and the list of those who are there stays", async () => {
+  function Bare() {
+    const { start, error } = useTyping("room");
+    return <p onClick={start}>{error?.code}</p>;
+  }
+  const { container } = mount([<Bare key="b" />, <People key="p" />]);
+  await admit();
+  await act(async () => container.querySelector("p")?.click());
+  await act(() => FakeSocket.last.refuse("typing", { code: "forbidden" }));
+  assert.equal(container.textContent, "forbiddenann 1 live");
 });
 
 function Friend({ user }: { user: string }) {
