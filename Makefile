@@ -1,6 +1,6 @@
 # `make run` starts Rollcall for trying it out, `make test` checks everything. `make help` lists the rest.
 
-.PHONY: help run test chaos setup fmt lint
+.PHONY: help run test chaos setup web fmt lint
 .DEFAULT_GOAL := help
 
 # The binary that `cargo test` has built, for the tests that are not Rust.
@@ -32,6 +32,10 @@ chaos: setup ## Break everything that can break; what happened stands in docs/fa
 	@held=true; ROLLCALL_FAILURES="$(FAILURES)" timeout $(CHAOS_MOST) \
 		cargo test --locked --features test-hooks --no-fail-fast --test chaos --test nemesis -- --include-ignored --test-threads 2 || held=false; \
 	script/failures "$(FAILURES)" docs/failures.md && $$held
+
+web: ## Build the pages and the client that the binary embeds, out of web/src and sdk/src; needs Node
+	cmp -s web/package-lock.json web/node_modules/.installed-from || (cd web && npm ci --loglevel error --no-audit --no-fund && cp package-lock.json node_modules/.installed-from)
+	cd web && npm run --silent check && npm run --silent build
 
 fmt: ## Format the sources
 	cargo fmt

@@ -1,6 +1,8 @@
-//! The built-in page: a few embedded files, so that whoever starts the binary can see people come and go in a browser.
+//! The built-in pages: a few embedded files, so that whoever starts the binary can see people come and go in a browser, and the client for
+//! pages of others.
 //!
-//! The page is an ordinary client. It has no way in but the doors that everybody has, and this door only hands out its files.
+//! The pages are ordinary clients. They have no way in but the doors that everybody has, and this door only hands out its files. They
+//! stand in `web/src/`; what is embedded is what `make web` has made of them, so that building the binary takes no Node.
 
 use std::sync::LazyLock;
 
@@ -21,32 +23,38 @@ struct File {
     content_type: &'static str,
     bytes: &'static [u8],
     etag: EntityTag,
+    /// Whether pages of every origin may have it.
+    is_for_all: bool,
 }
 
 impl File {
     fn new(path: &'static str, content_type: &'static str, bytes: &'static [u8]) -> Self {
         let hash = &Sha256::digest(bytes)[..12];
         let etag = EntityTag::new_strong(base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(hash));
-        Self { path, content_type, bytes, etag }
+        Self { path, content_type, bytes, etag, is_for_all: false }
+    }
+
+    fn for_all(self) -> Self {
+        Self { is_for_all: true, ..self }
     }
 }
 
+const HTML: &str = "text/html; charset=utf-8";
 const SCRIPT: &str = "text/javascript; charset=utf-8";
+const STYLE: &str = "text/css; charset=utf-8";
 
-static FILES: LazyLock<[File; 8]> = LazyLock::new(|| {
+static FILES: LazyLock<[File; 6]> = LazyLock::new(|| {
     [
-        File::new("/", "text/html; charset=utf-8", include_bytes!("../../web/index.html")),
-        File::new("/page/style.css", "text/css; charset=utf-8", include_bytes!("../../web/style.css")),
-        File::new("/page/app.js", SCRIPT, include_bytes!("../../web/app.js")),
-        File::new("/page/link.js", SCRIPT, include_bytes!("../../web/link.js")),
-        File::new("/page/person.js", SCRIPT, include_bytes!("../../web/person.js")),
-        File::new("/page/roster.js", SCRIPT, include_bytes!("../../web/roster.js")),
-        File::new("/page/view.js", SCRIPT, include_bytes!("../../web/view.js")),
-        File::new("/page/logo.svg", "image/svg+xml", include_bytes!("../../web/logo.svg")),
+        File::new("/", HTML, include_bytes!("../../web/dist/index.html")),
+        File::new("/page/playground.js", SCRIPT, include_bytes!("../../web/dist/playground.js")),
+        File::new("/page/theme.js", SCRIPT, include_bytes!("../../web/dist/theme.js")),
+        File::new("/page/style.css", STYLE, include_bytes!("../../web/dist/style.css")),
+        File::new("/page/logo.svg", "image/svg+xml", include_bytes!("../../web/dist/logo.svg")),
+        File::new("/client.js", SCRIPT, include_bytes!("../../web/dist/client.js")).for_all(),
     ]
 });
 
-/// Adds `/` and the files below `/page/`; they are answered to GET and HEAD.
+/// Adds the pages, the files below `/page/` and `/client.js`; they are answered to GET and HEAD.
 pub fn routes(cfg: &mut web::ServiceConfig) {
     for file in FILES.iter() {
         let answer = move |request: HttpRequest| std::future::ready(serve(&request, file));
@@ -72,8 +80,15 @@ fn serve(request: &HttpRequest, file: &'static File) -> HttpResponse {
         .insert_header((header::CONTENT_SECURITY_POLICY, content_security_policy(request)))
         .insert_header((header::X_CONTENT_TYPE_OPTIONS, "nosniff"))
         .insert_header((header::REFERRER_POLICY, "no-referrer"))
-        .insert_header((header::CROSS_ORIGIN_OPENER_POLICY, "same-origin"))
-        .insert_header((header::CROSS_ORIGIN_RESOURCE_POLICY, "same-origin"));
+        .insert_header((header::CROSS_ORIGIN_OPENER_POLICY, "same-origin"));
+    if file.is_for_all {
+        // The client holds nothing of anybody's: a page that imports it has what `npm install` would have given it.
+        response
+            .insert_header((header::ACCESS_CONTROL_ALLOW_ORIGIN, "*"))
+            .insert_header((header::CROSS_ORIGIN_RESOURCE_POLICY, "cross-origin"));
+    } else {
+        response.insert_header((header::CROSS_ORIGIN_RESOURCE_POLICY, "same-origin"));
+    }
     if known(request, &file.etag) {
         return response.finish();
     }
@@ -161,7 +176,7 @@ mod tests {
     #[actix_web::test]
     async fn head_is_answered_and_other_methods_are_told_which_ones_are() {
         assert_eq!(ask(test::TestRequest::default().method(Method::HEAD).uri("/")).await.status(), StatusCode::OK);
-        let response = ask(test::TestRequest::post().uri("/page/app.js")).await;
+        let response = ask(test::TestRequest::post().uri("/page/playground.js")).await;
         assert_eq!(response.status(), StatusCode::METHOD_NOT_ALLOWED);
         assert_eq!(header_of(&response, header::ALLOW), "GET, HEAD");
     }
@@ -179,14 +194,57 @@ mod tests {
     }
 
     #[actix_web::test]
-    async fn the_page_needs_nothing_from_elsewhere_and_nothing_inline() {
+    async fn pages_of_other_origins_may_have_the_client_and_nothing_else() {
         for file in FILES.iter() {
-            let text = std::str::from_utf8(file.bytes).unwrap();
-            let text = text.replace("http://www.w3.org/2000/svg", "");
-            for foreign in ["http://", "https://", "innerHTML", "insertAdjacentHTML", "<script>", "<style", " style=\""]
-            {
+            let response = ask(test::TestRequest::get().uri(file.path)).await;
+            let policy = header_of(&response, header::CROSS_ORIGIN_RESOURCE_POLICY);
+            let allowed = response.headers().get(header::ACCESS_CONTROL_ALLOW_ORIGIN);
+            if file.path == "/client.js" {
+                assert_eq!((policy, allowed.unwrap().to_str().unwrap()), ("cross-origin", "*"));
+            } else {
+                assert_eq!((policy, allowed), ("same-origin", None), "{}", file.path);
+            }
+        }
+    }
+
+    /// The notice of a library's licence, which the build puts at the end of a file, names where the library is from.
+    fn without_notices(text: &str) -> String {
+        let mut rest = text;
+        let mut kept = String::new();
+        while let Some((before, after)) = rest.split_once("/*!") {
+            kept.push_str(before);
+            rest = after.split_once("*/").expect("the notice ends").1;
+        }
+        kept + rest
+    }
+
+    #[actix_web::test]
+    async fn the_pages_need_nothing_from_elsewhere_and_nothing_inline() {
+        for file in FILES.iter() {
+            let text = without_notices(std::str::from_utf8(file.bytes).unwrap()).replace("http://www.w3.org/2000/svg", "");
+            let forbidden: &[&str] = match file.content_type {
+                SCRIPT => &["://", "innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "Function("],
+                STYLE => &["://", "url(", "@import"],
+                _ => &["://", "<script>", "<style", " style=\"", " onclick=", " onload=", "javascript:"],
+            };
+            for foreign in forbidden {
                 assert!(!text.contains(foreign), "{} contains {foreign}", file.path);
             }
+        }
+    }
+
+    #[actix_web::test]
+    async fn what_a_page_names_is_there() {
+        let paths: Vec<_> = FILES.iter().map(|file| file.path.trim_start_matches('/')).collect();
+        for page in FILES.iter().filter(|file| file.content_type == HTML) {
+            let text = std::str::from_utf8(page.bytes).unwrap();
+            let named = text.split(['"', ' ']).filter(|word| word.starts_with("page/"));
+            let mut count = 0;
+            for name in named {
+                assert!(paths.contains(&name), "{} names {name}", page.path);
+                count += 1;
+            }
+            assert!(count >= 4, "{} has a script, a style and an icon", page.path);
         }
     }
 }

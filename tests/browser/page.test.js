@@ -54,9 +54,10 @@ async function visit(channel, { options = {}, prepare, address = server.address 
 const room = () => `room:browser-${process.pid}-${++rooms}`;
 const press = (page, name, what) => page.getByRole("button", { name: `${name}: ${what}`, exact: true }).click();
 const card = (page, place) => page.locator(".person").nth(place);
+const note = (page, place) => card(page, place).locator(".note").first().textContent();
 const texts = (page, selector) => page.locator(selector).allTextContents();
 const members = (page) => texts(page, ".who-name");
-const log = async (page) => (await texts(page, ".entry .text")).reverse();
+const log = async (page) => (await texts(page, "#log .text")).reverse();
 const counts = async (page) => [await page.locator("#users").textContent(), await page.locator("#connections").textContent()].map(Number);
 const live = (page) => eventually("the page is live", () => page.locator("#live-text").textContent(), "live");
 const shows = (page, people, users, connections) =>
@@ -138,10 +139,10 @@ test("a dropped connection comes back in its grace, and no watcher hears of it",
   const { version } = await asked(channel);
 
   await press(page, "Zoe", "drop the connection");
-  await eventually("the countdown runs", async () => /kept for [1-4] s/.test(await card(page, 2).locator(".note").textContent()), true);
+  await eventually("the countdown runs", async () => /kept for [1-4] s/.test(await note(page, 2)), true);
   assert.equal((await asked(channel)).occupancy.users, 2);
   await press(page, "Zoe", "come back");
-  await eventually("resumed", () => card(page, 2).locator(".note").textContent(), "Back by resume. Nobody noticed.");
+  await eventually("resumed", () => note(page, 2), "Back by resume. Nobody noticed.");
   assert.equal((await asked(channel)).version, version);
 
   // What comes after it in the same channel shows that nothing was on its way.
@@ -189,7 +190,7 @@ test("the same name in a second tab is one person on two connections", LIMIT, as
   await press(second, "Ann", "present");
   for (const view of [page, second]) {
     await shows(view, ["Ann"], 1, 2);
-    assert.deepEqual(await texts(view, ".devices"), ["2 connections"]);
+    assert.deepEqual(await texts(view, ".devices-count"), ["2 connections"]);
   }
   await second.close();
   await shows(page, ["Ann"], 1, 1);
@@ -232,7 +233,7 @@ test("a name that the server refuses is refused in words", LIMIT, async () => {
   await live(page);
   await card(page, 0).getByRole("textbox", { name: "Name" }).fill("two words");
   await press(page, "two words", "present");
-  await eventually("the reason", async () => /white space/.test(await card(page, 0).locator(".note").textContent()), true);
+  await eventually("the reason", async () => /white space/.test(await note(page, 0)), true);
   assert.equal(await page.getByRole("button", { name: "two words: present" }).getAttribute("aria-pressed"), "false");
 });
 
@@ -379,9 +380,9 @@ test("a frame is shown on demand, and the log keeps the last 200 lines", LIMIT, 
   await live(page);
   await press(page, "Ann", "present");
   await shows(page, ["Ann"], 1, 1);
-  await page.locator('.entry[data-kind="join"] summary').click();
+  await page.locator('#log [data-kind="join"] summary').click();
   // The page hears of the opening a moment later, and fills it in then.
-  const shown = page.locator('.entry[data-kind="join"] pre', { hasText: "{" });
+  const shown = page.locator('#log [data-kind="join"] pre', { hasText: "{" });
   const frame = JSON.parse(await shown.textContent());
   assert.equal(frame.event, "delta");
   assert.equal(frame.join[0].user, "Ann");
@@ -391,5 +392,5 @@ test("a frame is shown on demand, and the log keeps the last 200 lines", LIMIT, 
   assert.equal(lines.length, 200);
   assert.equal(lines[0], "made-up-51");
   await page.getByRole("button", { name: "Clear" }).click();
-  assert.equal(await page.locator(".entry").count(), 0);
+  assert.equal(await page.locator("#log .entry").count(), 0);
 });

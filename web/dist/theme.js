@@ -1,0 +1,1 @@
+"use strict";(()=>{var r="rollcall-colours",c=matchMedia("(prefers-color-scheme: dark)");function t(){try{let e=localStorage.getItem(r);return e==="light"||e==="dark"?e:void 0}catch{return}}var o=t();o&&(document.documentElement.dataset.theme=o);})();
