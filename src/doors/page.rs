@@ -43,12 +43,15 @@ const HTML: &str = "text/html; charset=utf-8";
 const SCRIPT: &str = "text/javascript; charset=utf-8";
 const STYLE: &str = "text/css; charset=utf-8";
 
-static FILES: LazyLock<[File; 6]> = LazyLock::new(|| {
+static FILES: LazyLock<[File; 9]> = LazyLock::new(|| {
     [
         File::new("/", HTML, include_bytes!("../../web/dist/index.html")),
+        File::new("/dashboard", HTML, include_bytes!("../../web/dist/dashboard.html")),
         File::new("/page/playground.js", SCRIPT, include_bytes!("../../web/dist/playground.js")),
+        File::new("/page/dashboard.js", SCRIPT, include_bytes!("../../web/dist/dashboard.js")),
         File::new("/page/theme.js", SCRIPT, include_bytes!("../../web/dist/theme.js")),
         File::new("/page/style.css", STYLE, include_bytes!("../../web/dist/style.css")),
+        File::new("/page/dashboard.css", STYLE, include_bytes!("../../web/dist/dashboard.css")),
         File::new("/page/logo.svg", "image/svg+xml", include_bytes!("../../web/dist/logo.svg")),
         File::new("/client.js", SCRIPT, include_bytes!("../../web/dist/client.js")).for_all(),
     ]
