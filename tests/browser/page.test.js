@@ -3,20 +3,20 @@
 import assert from "node:assert/strict";
 import { after, afterEach, before, test } from "node:test";
 
-import { eventually, startBrowser, startServer } from "./harness.js";
+import { eventually, faultsOf, startBrowser, startServer, Visitors } from "./harness.js";
 
 const GRACE_MS = 5000;
 const LIMIT = { timeout: 60_000 };
 
 let server;
 let browser;
-let contexts = [];
-let complaints = [];
+let visitors;
 let rooms = 0;
 
 before(async () => {
   server = await startServer({ ROLLCALL__PRESENCE__GRACE_MS: String(GRACE_MS) });
   browser = await startBrowser();
+  visitors = new Visitors(browser);
 }, LIMIT);
 
 after(async () => {
@@ -24,33 +24,10 @@ after(async () => {
   await server?.stop();
 }, LIMIT);
 
-afterEach(async () => {
-  await Promise.all(contexts.map((context) => context.close()));
-  const found = complaints;
-  [contexts, complaints] = [[], []];
-  assert.deepEqual(found, [], "the browser has nothing to complain about");
-});
+afterEach(async () => assert.deepEqual(await visitors.leave(), [], "the browser has nothing to complain about"));
 
-/** A visitor with a page on the channel. Errors in its console fail the test. */
-async function visit(channel, { options = {}, prepare, address = server.address } = {}) {
-  const context = await browser.newContext(options);
-  contexts.push(context);
-  const page = await context.newPage();
-  page.setDefaultTimeout(10_000);
-  page.on("pageerror", (error) => complaints.push(String(error)));
-  page.on("console", (message) => message.type() === "error" && complaints.push(message.text()));
-  page.on("dialog", (dialog) => {
-    complaints.push(`a dialog: ${dialog.message()}`);
-    dialog.dismiss();
-  });
-  page.on("request", (request) => {
-    if (!request.url().startsWith(address)) complaints.push(`asked elsewhere: ${request.url()}`);
-  });
-  await prepare?.(page);
-  await page.goto(`${address}/#${encodeURIComponent(channel)}`);
-  return page;
-}
-
+/** A visitor with a page on the channel. */
+const visit = (channel, { address = server.address, ...how } = {}) => visitors.visit(`${address}/#${encodeURIComponent(channel)}`, how);
 const room = () => `room:browser-${process.pid}-${++rooms}`;
 const press = (page, name, what) => page.getByRole("button", { name: `${name}: ${what}`, exact: true }).click();
 const card = (page, place) => page.locator(".person").nth(place);
@@ -226,10 +203,8 @@ test("hostile names and states are shown as the text they are", LIMIT, async () 
 });
 
 test("a name that the server refuses is refused in words", LIMIT, async () => {
-  const page = await visit(room(), {
-    // The refusal is what is tested; that Chromium reports its status is no complaint.
-    prepare: (opened) => opened.on("console", () => (complaints = complaints.filter((text) => !text.includes("status of 400")))),
-  });
+  // The refusal is what is tested; that Chromium reports its status is no complaint.
+  const page = await visit(room(), { bears: /status of 400/ });
   await live(page);
   await card(page, 0).getByRole("textbox", { name: "Name" }).fill("two words");
   await press(page, "two words", "present");
@@ -280,10 +255,7 @@ test("after a restart of the server everybody comes back without being asked", L
   const settings = { ROLLCALL__PRESENCE__GRACE_MS: String(GRACE_MS) };
   let own = await startServer(settings);
   try {
-    const page = await visit(room(), {
-      address: own.address,
-      prepare: (opened) => opened.on("console", () => (complaints = complaints.filter((text) => !text.includes("ERR_CONNECTION")))),
-    });
+    const page = await visit(room(), { address: own.address, bears: /ERR_CONNECTION/ });
     await live(page);
     await press(page, "Ann", "present");
     await press(page, "Zoe", "present");
@@ -325,10 +297,8 @@ test("without development mode the page asks for tokens and works with those tha
   const user = "O'Neil;$(x)";
   const token = async (query) => (await (await fetch(`${server.address}/dev/token${query}`)).json()).token;
   const page = await visit(room(), {
-    prepare: async (opened) => {
-      await opened.route("**/dev/token*", (route) => route.fulfill({ status: 404 }));
-      opened.on("console", () => (complaints = complaints.filter((text) => !text.includes("status of 404"))));
-    },
+    prepare: (opened) => opened.route("**/dev/token*", (route) => route.fulfill({ status: 404 })),
+    bears: /status of 404/,
   });
   await page.getByRole("heading", { name: "This server wants tokens" }).waitFor();
   await card(page, 0).getByRole("textbox", { name: "Name" }).fill(user);
@@ -393,4 +363,148 @@ test("a frame is shown on demand, and the log keeps the last 200 lines", LIMIT, 
   assert.equal(lines[0], "made-up-51");
   await page.getByRole("button", { name: "Clear" }).click();
   assert.equal(await page.locator("#log .entry").count(), 0);
+});
+
+test("two people in two browsers see each other", LIMIT, async () => {
+  const channel = room();
+  const [anns, bens] = [await visit(channel), await visit(channel)];
+  await Promise.all([live(anns), live(bens)]);
+  await press(anns, "Ann", "present");
+  await press(bens, "Ben", "present");
+  for (const page of [anns, bens]) await eventually("both are here", async () => (await members(page)).sort(), ["Ann", "Ben"]);
+  await press(bens, "Ben", "wave");
+  await eventually("ann is waved to", async () => (await log(anns)).at(-1), "Ben waves");
+  await eventually("it is seen beside the list", () => anns.locator("#said").textContent(), "Ben waves");
+  await eventually("and is over in a moment", () => anns.locator("#said").textContent(), "");
+  await bens.getByLabel("Ben: say something").fill("<b>hello</b>");
+  await bens.keyboard.press("Enter");
+  await eventually("what was said", async () => (await log(anns)).at(-1), "Ben says: <b>hello</b>");
+});
+
+test("whoever types is seen typing, and seen to stop", LIMIT, async () => {
+  const channel = room();
+  const [anns, bens] = [await visit(channel), await visit(channel)];
+  await Promise.all([live(anns), live(bens)]);
+  await press(anns, "Ann", "present");
+  await press(bens, "Ben", "present");
+  const typing = () => bens.locator("#typing").textContent();
+  await anns.getByLabel("Ann: say something").pressSequentially("hel");
+  await eventually("ann types", typing, "Ann is typing…");
+  await press(bens, "Zoe", "present");
+  await bens.getByLabel("Zoe: say something").pressSequentially("a");
+  await eventually("both type", typing, "Ann and Zoe are typing…");
+  await bens.getByLabel("Zoe: say something").fill("");
+  await eventually("zoe has taken it back", typing, "Ann is typing…");
+  await eventually("ann has stopped", typing, "");
+  await anns.getByLabel("Ann: say something").pressSequentially("x");
+  await eventually("ann types again", typing, "Ann is typing…");
+  await press(anns, "Ann", "leave");
+  await eventually("whoever leaves types no more", typing, "");
+});
+
+test("a browser without a network comes back, and the other sees nothing of it", LIMIT, async () => {
+  const channel = room();
+  const [anns, bens] = [await visit(channel, { bears: /ERR_INTERNET_DISCONNECTED/ }), await visit(channel)];
+  await Promise.all([live(anns), live(bens)]);
+  await press(anns, "Ann", "present");
+  await press(bens, "Ben", "present");
+  for (const page of [anns, bens]) await eventually("both are here", async () => (await members(page)).sort(), ["Ann", "Ben"]);
+  const before = await log(bens);
+  const { version } = await asked(channel);
+  // The socket itself is cut, too: a browser that is told to be offline keeps those that are open.
+  await press(anns, "Ann", "drop the connection");
+  await anns.context().setOffline(true);
+  await press(anns, "Ann", "come back");
+  await eventually("it does not succeed", async () => /Connection lost|Connecting/.test(await note(anns, 0)), true);
+  await anns.context().setOffline(false);
+  await eventually("ann is back", () => note(anns, 0), "Back by resume. Nobody noticed.");
+  assert.equal((await asked(channel)).version, version);
+  await card(bens, 0).getByRole("textbox", { name: "Name" }).fill("Kim");
+  await press(bens, "Kim", "present");
+  await eventually("what comes next", async () => (await log(bens)).at(-1), "Kim joined");
+  assert.deepEqual(await log(bens), [...before, "Kim joined"]);
+});
+
+test("several devices are one person, who leaves with the last", LIMIT, async () => {
+  const page = await visit(room());
+  await live(page);
+  await press(page, "Ann", "present");
+  await shows(page, ["Ann"], 1, 1);
+  await press(page, "Ann", "add a phone");
+  await shows(page, ["Ann"], 1, 2);
+  await press(page, "Ann", "add a laptop");
+  await shows(page, ["Ann"], 1, 3);
+  assert.deepEqual(await texts(page, ".device-name"), ["browser", "phone", "laptop", "browser", "browser"]);
+  await press(page, "Ann", "drop the phone");
+  await press(page, "Ann", "leave");
+  await shows(page, ["Ann"], 1, 2);
+  await press(page, "Ann", "come back with the phone");
+  await eventually("the phone is back", () => page.locator('[data-device="phone"] .note').textContent(), "Back by resume. Nobody noticed.");
+  await press(page, "Ann", "leave with the laptop");
+  await shows(page, ["Ann"], 1, 1);
+  await press(page, "Ann", "present");
+  await shows(page, [], 0, 0);
+  const lines = (await log(page)).filter((line) => /joined|left/.test(line));
+  assert.deepEqual(lines, ["Ann joined", "Ann left (left)"]);
+});
+
+test("a status is chosen for all devices, and invisible is as if not there", LIMIT, async () => {
+  const page = await visit(room());
+  await live(page);
+  await press(page, "Ann", "present");
+  await press(page, "Ann", "add a phone");
+  await shows(page, ["Ann"], 1, 2);
+  await page.getByLabel("Ann: status").selectOption("away");
+  await eventually("away", () => texts(page, ".who-state"), ["away"]);
+  await page.getByLabel("Ann: status").selectOption("invisible");
+  await shows(page, [], 0, 0);
+  await page.getByLabel("Ann: status").selectOption("");
+  await shows(page, ["Ann"], 1, 2);
+  assert.deepEqual(await texts(page, ".who-state"), [""]);
+});
+
+test("every frame is there in both directions, without what lets somebody in", LIMIT, async () => {
+  const page = await visit(room());
+  await live(page);
+  await press(page, "Ann", "present");
+  await shows(page, ["Ann"], 1, 1);
+  await page.getByText("Frames", { exact: true }).click();
+  const hello = page.locator("#frames .entry", { hasText: '"op":"hello"' }).filter({ hasText: "Ann" });
+  await hello.locator("summary").click();
+  const shown = JSON.parse(await hello.locator("pre", { hasText: "{" }).textContent());
+  assert.deepEqual([shown.op, shown.device, shown.token], ["hello", "browser", "eyJ…"]);
+  const frames = (await texts(page, "#frames .text")).join("\n");
+  for (const word of ['"op":"join"', '"event":"delta"', '"resume":"AQA…"']) assert.ok(frames.includes(word), `${word} in ${frames}`);
+  assert.ok(!/eyJ[\w-]/.test(frames), "no token is shown");
+});
+
+for (const colorScheme of ["light", "dark"]) {
+  test(`axe finds no serious fault, in ${colorScheme} colours`, LIMIT, async () => {
+    const page = await visit(room(), { options: { colorScheme, reducedMotion: "reduce" } });
+    await live(page);
+    await press(page, "Ann", "present");
+    await press(page, "Ann", "add a phone");
+    await shows(page, ["Ann"], 1, 2);
+    await press(page, "Ann", "drop the phone");
+    await press(page, "Ben", "present");
+    await page.getByLabel("Ben: status").selectOption("busy");
+    await press(page, "Ben", "wave");
+    await eventually("the wave", async () => (await log(page)).at(-1), "Ben waves");
+    assert.deepEqual(await faultsOf(page), []);
+    await page.getByText("Frames", { exact: true }).click();
+    assert.deepEqual(await faultsOf(page), []);
+  });
+}
+
+test("the colours can be switched, and stay so on the next page", LIMIT, async () => {
+  const page = await visit(room(), { options: { colorScheme: "light" } });
+  const ground = () => page.evaluate(() => getComputedStyle(document.body).backgroundColor);
+  const light = await ground();
+  assert.equal(await page.evaluate(() => localStorage.length), 0, "nothing is stored until somebody chooses");
+  await page.getByRole("button", { name: "Switch to dark colours" }).click();
+  const dark = await ground();
+  assert.notEqual(dark, light);
+  await page.getByRole("link", { name: "Dashboard" }).click();
+  await page.getByRole("button", { name: "Switch to light colours" }).waitFor();
+  assert.equal(await ground(), dark);
 });
