@@ -13,6 +13,8 @@ import { RoomView } from "./room.js";
 
 /** How often is asked, milliseconds. */
 const EVERY_MS = 2000;
+/** Whom a search has found is asked for again at every so many of these times. */
+const SEARCH_EVERY = 5;
 
 interface Stats {
   readonly users: number;
@@ -45,6 +47,7 @@ let timer: ReturnType<typeof setTimeout> | undefined;
 // Whoever has another key, or comes back to the page, begins a turn of their own.
 let turn = 0;
 let isFirst = true;
+let answers = 0;
 
 async function ask(): Promise<void> {
   const mine = ++turn;
@@ -59,6 +62,8 @@ async function ask(): Promise<void> {
     await people.ask();
     if (mine !== turn) return;
     if (isFirst) begin();
+    else if (++answers % SEARCH_EVERY === 0) await people.search();
+    if (mine !== turn) return;
     if (isStale) say("waiting", "stale", "The store of presence is away or settles: lists show what was known last.");
     else say("open", "live", "");
   } catch (error) {
@@ -118,7 +123,7 @@ function failed(problem: Problem): void {
     write(byId("key-problem"), `The key may not: ${problem.message}.`);
     say("ended", "not allowed", "");
   } else {
-    say("waiting", "no answer", `No numbers just now: ${problem.message}. Trying again; the charts pause meanwhile.`);
+    say("waiting", problem.status === 0 ? "no answer" : "unavailable", `No numbers just now: ${problem.message}. Trying again; the charts pause meanwhile.`);
   }
 }
 
