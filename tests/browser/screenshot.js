@@ -15,13 +15,16 @@ const browser = await startBrowser();
 const image = (name) => fileURLToPath(new URL(`../../docs/images/${name}.png`, import.meta.url));
 const shoot = async (page, name) => {
   await page.mouse.move(0, 0);
-  await page.evaluate(() => document.activeElement.blur());
+  await page.evaluate(() => {
+    document.activeElement.blur();
+    scrollTo(0, 0);
+  });
   await page.screenshot({ path: image(name) });
 };
 
 /** The playground, with three people of whom one has two devices and one types. */
 async function playground() {
-  const page = await browser.newPage({ viewport: { width: 1180, height: 1040 }, locale: "en-GB" });
+  const page = await browser.newPage({ viewport: { width: 1180, height: 1180 }, locale: "en-GB", reducedMotion: "reduce" });
   const press = (name, what) => page.getByRole("button", { name: `${name}: ${what}`, exact: true }).click();
   const said = (words) => eventually(words, () => page.locator("#log .text").first().textContent(), words);
   await page.goto(server.address);
@@ -78,6 +81,7 @@ async function people(first) {
         // Not faster than they are let in.
         if (place % 10 === 9) await new Promise((resolve) => setTimeout(resolve, 150));
       }
+      setInterval(() => everybody.forEach(({ client }) => client.active()), 30_000);
       setInterval(() => {
         const one = everybody[Math.floor(Math.random() * everybody.length)];
         const [first] = one.rooms.keys();

@@ -211,7 +211,7 @@ export class Person {
     let text = device.note;
     if (device.state === "dropped") {
       const remaining = Math.max(0, device.graceEnds - performance.now());
-      text = `No network. The place is kept for ${Math.ceil(remaining / 1000)} s.`;
+      text = `No network: kept for ${Math.ceil(remaining / 1000)} s.`;
       part(row, ".grace-rest").style.setProperty("transform", `scaleX(${device.graceMs ? remaining / device.graceMs : 0})`);
     }
     write(part(row, ".note"), text);
