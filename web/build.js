@@ -2,11 +2,11 @@
 // What comes out depends on the sources and on the locked packages alone, so that a test can build again and compare.
 
 import { cp, mkdir, readFile } from "node:fs/promises";
-import { pathToFileURL } from "node:url";
+import { fileURLToPath, pathToFileURL } from "node:url";
 
 import esbuild from "esbuild";
 
-const here = (path) => new URL(path, import.meta.url).pathname;
+const here = (path) => fileURLToPath(new URL(path, import.meta.url));
 
 /** Copied as they are. */
 const PLAIN = ["index.html", "dashboard.html", "logo.svg"];

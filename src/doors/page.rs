@@ -224,9 +224,12 @@ mod tests {
     #[actix_web::test]
     async fn the_pages_need_nothing_from_elsewhere_and_nothing_inline() {
         for file in FILES.iter() {
-            let text = without_notices(std::str::from_utf8(file.bytes).unwrap()).replace("http://www.w3.org/2000/svg", "");
+            let text =
+                without_notices(std::str::from_utf8(file.bytes).unwrap()).replace("http://www.w3.org/2000/svg", "");
             let forbidden: &[&str] = match file.content_type {
-                SCRIPT => &["://", "innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "Function("],
+                SCRIPT => {
+                    &["://", "innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "Function("]
+                }
                 STYLE => &["://", "url(", "@import"],
                 _ => &["://", "<script>", "<style", " style=\"", " onclick=", " onload=", "javascript:"],
             };

@@ -209,26 +209,28 @@ test("a channel's members are live: who comes, changes, types and goes", LIMIT, 
   await page.getByText("Choose a channel").waitFor();
 });
 
-test("the stream of a channel goes on after it broke", LIMIT, async () => {
-  const channel = room();
-  let own = await startServer();
-  try {
-    await place(channel, "before", {}, own);
-    const page = await visit({ address: own.address, bears: /ERR_|Failed to load resource/ });
-    await live(page);
-    await open(page, channel);
-    await eventually("who is there", () => members(page), ["before"]);
-    await own.stop();
-    await eventually("it is said", async () => /trying again/.test(await text(page, "#room-live-text")), true);
-    own = await startServer({ ROLLCALL__SERVER__LISTEN: new URL(own.address).host });
-    await place(channel, "after", {}, own);
-    await eventually("who is there now", () => members(page), ["after"], 30_000);
-    await live(page);
-    await page.close();
-  } finally {
-    await own.stop();
-  }
-});
+for (const [how, signal] of [["was told to come back later", "SIGTERM"], ["broke", "SIGKILL"]]) {
+  test(`the stream of a channel goes on after it ${how}`, LIMIT, async () => {
+    const channel = room();
+    let own = await startServer();
+    try {
+      await place(channel, "before", {}, own);
+      const page = await visit({ address: own.address, bears: /ERR_|Failed to load resource/ });
+      await live(page);
+      await open(page, channel);
+      await eventually("who is there", () => members(page), ["before"]);
+      await own.stop(signal);
+      await eventually("it is said", async () => /trying again/.test(await text(page, "#room-live-text")), true);
+      own = await startServer({ ROLLCALL__SERVER__LISTEN: new URL(own.address).host });
+      await place(channel, "after", {}, own);
+      await eventually("who is there now", () => members(page), ["after"], 30_000);
+      await live(page);
+      await page.close();
+    } finally {
+      await own.stop();
+    }
+  });
+}
 
 test("somebody is taken out of a channel, after a question, and sees it", LIMIT, async () => {
   const channel = room();

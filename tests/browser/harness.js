@@ -41,10 +41,10 @@ export async function startServer(settings = {}, mode = ["--dev"]) {
     child.kill("SIGKILL");
     throw error;
   });
-  const stop = async () => {
+  const stop = async (signal = "SIGTERM") => {
     if (child.exitCode !== null || child.signalCode !== null) return;
     const ended = once(child, "exit");
-    child.kill("SIGTERM");
+    child.kill(signal);
     const killer = setTimeout(() => child.kill("SIGKILL"), STOP_MS);
     await ended;
     clearTimeout(killer);
