@@ -53,7 +53,7 @@ test("a page of another origin imports the client and is there", LIMIT, async ()
   context.on("console", (message) => message.type() === "error" && complaints.push(message.text()));
   const page = await tab(context, "ann");
   const names = await page.evaluate(async (url) => Object.keys(await import(`${url}/client.js`)).sort(), server.address);
-  assert.deepEqual(names, ["Channel", "Logins", "Rollcall", "RollcallError", "Room", "Topics", "Watch"]);
+  assert.deepEqual(names, ["Channel", "Logins", "Rollcall", "RollcallError", "Room", "Topics", "Watch", "typingSentence"]);
   await eventually("ann is here", () => page.evaluate(() => [...window.room.members.keys()]), ["ann"]);
   // Tabs share a connection with what is in the same file.
   const second = await tab(context, "ann");

@@ -2,6 +2,7 @@
 
 import type { Change } from "../../sdk/src/roster.js";
 import type { Json, Member, RollcallError } from "../../sdk/src/index.js";
+import { typingSentence } from "../../sdk/src/typing.js";
 
 const NAMED = 4;
 const NAME_LENGTH = 40;
@@ -52,11 +53,8 @@ function list<Entry>(entries: readonly Entry[], words: (entry: Entry) => string)
 }
 
 /** Who types, for one line. */
-export function typingWords(users: readonly string[]): string {
-  const [first, second] = users.map((user) => clip(user, 24));
-  if (first === undefined) return "";
-  if (second === undefined) return `${first} is typing…`;
-  return users.length === 2 ? `${first} and ${second} are typing…` : `${first}, ${second} and ${count(users.length - 2, "other", "others")} are typing…`;
+export function typingWords(users: Iterable<string>): string {
+  return typingSentence(users, { name: (user) => clip(user, 24) });
 }
 
 /** What somebody said in passing. */
