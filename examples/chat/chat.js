@@ -1,11 +1,6 @@
 // A chat lobby: who is here, how, and who types, by Rollcall. What is said goes by signals: to those who are here just now, kept nowhere.
 
-import { login, url } from "./config.js";
-
-const { Rollcall } = await import(new URL("/client.js", url)).catch((error) => {
-  document.getElementById("login-fault").textContent = `Rollcall does not answer at ${url}.`;
-  throw error;
-});
+import { login } from "./session.js";
 
 const ROOMS = ["lobby", "garden", "workshop"];
 const LOG_LENGTH = 200;
@@ -46,7 +41,8 @@ the("leave").addEventListener("click", () => {
 async function comeIn(given) {
   the("login-fault").textContent = "";
   try {
-    const token = await login(given);
+    const { url, token } = await login(given);
+    const { Rollcall } = await import(new URL("/client.js", url));
     name = given.trim();
     sessionStorage.setItem("name", name); // so that a reload does not ask again; the others do not notice one
     client = new Rollcall({ url, token, device: "web" });

@@ -7,14 +7,16 @@ import { createServer } from "node:http";
 
 import { SignJWT } from "jose";
 
-const settings = readSettings(process.env);
+const settings = readSettings(process.env, process.argv.includes("--dev"));
 const TOKEN_LIFE = "10 minutes"; // the client asks for another one before the end
 
 // Sessions of a toy: whoever gives a name is let in under it. Yours have passwords, and end some time.
 const sessions = new Map();
 
 /** A token: who the user is, what others see of the user, and what the user may do. Only this server can make one. */
-function tokenFor({ user, name }) {
+async function tokenFor({ user, name }) {
+  // Rollcall in development mode gives tokens to whoever asks. They allow everything, and say nothing of the name.
+  if (settings.isDevelopment) return (await rollcall(`/dev/token?user=${encodeURIComponent(user)}`)).token;
   const can = { join: ["chat:*"], watch: ["chat:*"], typing: ["chat:*"], send: ["chat:*"], status: true };
   return new SignJWT({ info: { name }, can })
     .setProtectedHeader({ alg: "HS256" })
@@ -28,7 +30,10 @@ function tokenFor({ user, name }) {
 async function rollcall(path, body) {
   const answer = await fetch(new URL(path, settings.url), {
     method: body ? "POST" : "GET",
-    headers: { authorization: `Bearer ${settings.apiKey}`, ...(body && { "content-type": "application/json" }) },
+    headers: {
+      ...(settings.apiKey && { authorization: `Bearer ${settings.apiKey}` }),
+      ...(body && { "content-type": "application/json" }),
+    },
     body: body && JSON.stringify(body),
     signal: AbortSignal.timeout(10_000),
   }).catch(() => {
@@ -42,13 +47,13 @@ async function rollcall(path, body) {
 const routes = {
   "POST /login": async ({ body }) => {
     const { name } = await body();
-    if (typeof name !== "string" || !/^[^\p{C}*]{1,40}$/u.test(name.trim())) {
+    if (typeof name !== "string" || !/^(?!\.{1,2}$)[^\p{C}*]{1,40}$/u.test(name.trim())) {
       throw new Refusal(400, "A name has 1 to 40 characters, and no `*` among them.");
     }
     const user = name.trim().replace(/\s+/gu, "_"); // names of users have no spaces
     const session = randomUUID();
     sessions.set(session, { user, name: name.trim() });
-    return { session, user };
+    return { session, user, rollcall: settings.publicUrl };
   },
 
   "POST /token": async ({ session }) => ({ token: await tokenFor(session()) }),
@@ -69,31 +74,16 @@ const routes = {
   },
 };
 
-// The page, and the file that tells it where it is. Only what stands here is served.
-const chat = (name) => readFileSync(new URL(`../chat/${name}`, import.meta.url));
+// The page. Only what stands here is served.
 const files = {
-  "/": { type: "text/html; charset=utf-8", bytes: chat("index.html") },
-  "/chat.js": { type: "text/javascript; charset=utf-8", bytes: chat("chat.js") },
-  "/chat.css": { type: "text/css; charset=utf-8", bytes: chat("chat.css") },
-  "/config.js": { type: "text/javascript; charset=utf-8", bytes: pageConfig(settings.publicUrl) },
+  "/": chatFile("index.html", "text/html"),
+  "/chat.js": chatFile("chat.js", "text/javascript"),
+  "/session.js": chatFile("session.js", "text/javascript"),
+  "/chat.css": chatFile("chat.css", "text/css"),
 };
 
-function pageConfig(publicUrl) {
-  return `export const url = ${JSON.stringify(publicUrl)};
-
-async function post(path, body, session) {
-  const headers = { "content-type": "application/json", ...(session && { authorization: "Bearer " + session }) };
-  const answer = await fetch(path, { method: "POST", headers, body: JSON.stringify(body) });
-  const said = await answer.json();
-  if (!answer.ok) throw new Error(said.error);
-  return said;
-}
-
-export async function login(name) {
-  const { session } = await post("/login", { name });
-  return async () => (await post("/token", {}, session)).token;
-}
-`;
+function chatFile(name, type) {
+  return { type: `${type}; charset=utf-8`, bytes: readFileSync(new URL(`../chat/${name}`, import.meta.url)) };
 }
 
 /** What is wrong with a request, for whoever made it. */
@@ -131,20 +121,22 @@ async function readBody(request) {
   }
 }
 
-/** The settings, all from the environment; or a sentence about each that is missing. */
-function readSettings(environment) {
+/** The settings, all from the environment; or a sentence about each that is missing. With `--dev` there is nothing that has to be set. */
+function readSettings(environment, isDevelopment) {
   const missing = [];
-  const want = (name, why) => environment[name] || (missing.push(`${name}: ${why}`), "");
-  const url = want("ROLLCALL_URL", "where Rollcall is, such as http://127.0.0.1:8080");
+  const want = (name, why) => environment[name] || (isDevelopment || missing.push(`${name}: ${why}`), "");
+  const url = want("ROLLCALL_URL", "where Rollcall is, such as http://127.0.0.1:8080") || "http://127.0.0.1:8080";
   const apiKey = want("ROLLCALL_API_KEY", "a key that `rollcall key --name app --scopes read` has printed");
   const secret = environment.ROLLCALL_HS256_SECRET_FILE
     ? readFileSync(environment.ROLLCALL_HS256_SECRET_FILE, "utf8").trim()
     : want("ROLLCALL_HS256_SECRET", "the secret that Rollcall has as auth.hs256_secret; or ROLLCALL_HS256_SECRET_FILE, a file that holds it");
   if (missing.length > 0) {
-    console.error(`Missing in the environment:\n${missing.map((line) => `  ${line}\n`).join("")}`);
+    const lines = missing.map((line) => `  ${line}\n`).join("");
+    console.error(`Missing in the environment:\n${lines}With a Rollcall in development mode none of them is needed: start this with --dev.`);
     process.exit(2);
   }
   return {
+    isDevelopment,
     url,
     apiKey,
     secret: new TextEncoder().encode(secret),

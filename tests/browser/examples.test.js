@@ -97,10 +97,10 @@ const postTo = (app, path, body, session) =>
   });
 
 /** Somebody who is logged in, with a client whose tokens come from the app server. */
-async function logIn(app, given) {
+async function logIn(app, given, url = rollcall.address) {
   const { session, user } = await (await postTo(app, "/login", { name: given })).json();
   const token = async () => (await (await postTo(app, "/token", {}, session)).json()).token;
-  return { session, user, client: new Rollcall({ url: rollcall.address, token }) };
+  return { session, user, client: new Rollcall({ url, token }) };
 }
 
 /** A page on which everything that should not happen is noted: errors in its console, dialogs. */
@@ -166,7 +166,8 @@ for (const [name, [command, args]] of Object.entries(SERVERS)) {
         assert.deepEqual([ann.user, ann.client.welcome.user], ["Ann_Smith", "Ann_Smith"]);
         assert.deepEqual(room.members.get("Ann_Smith").info, { name: "Ann Smith" });
         // What it does not allow is refused: another channel, and other users.
-        await assert.rejects(ann.client.join("secrets:1").ready, { code: "forbidden" });
+        await assert.rejects(ann.client.join("secrets:1", { watch: false }).ready, { code: "forbidden" });
+        await assert.rejects(ann.client.channel("secrets:1").ready, { code: "forbidden" });
         await assert.rejects(ann.client.users.get(["ben"]), { code: "forbidden" });
       } finally {
         ann.client.close();
@@ -200,7 +201,7 @@ for (const [name, [command, args]] of Object.entries(SERVERS)) {
     });
 
     test("names that are none, bodies that are not JSON and other paths are refused with a sentence", LIMIT, async () => {
-      for (const bad of ["", " ", "a*b", "x".repeat(41), "a\u0000b", "a\u200eb", 7, null]) {
+      for (const bad of ["", " ", "..", "a*b", "x".repeat(41), "a\u0000b", "a\u200eb", 7, null]) {
         const answer = await post("/login", { name: bad });
         assert.equal(answer.status, 400, JSON.stringify(bad));
         assert.match((await answer.json()).error, /1 to 40 characters/);
@@ -218,6 +219,25 @@ for (const [name, [command, args]] of Object.entries(SERVERS)) {
       const bare = start(command, args, {});
       assert.equal(await bare.exit, 2);
       for (const setting of ["ROLLCALL_URL", "ROLLCALL_API_KEY", "ROLLCALL_HS256_SECRET_FILE"]) assert.match(bare.said, new RegExp(`${setting}\\b`));
+    });
+
+    test("beside a Rollcall in development mode it needs no settings but where that is", LIMIT, async () => {
+      const development = await startServer(ROLLCALL, ["serve", "--dev"], { ROLLCALL__SERVER__LISTEN: "127.0.0.1:0", XDG_STATE_HOME: folder });
+      try {
+        const own = await startServer(command, [...args, "--dev"], { ROLLCALL_URL: development.address, PORT: String(await freePort()) });
+        try {
+          const ann = await logIn(own, "Ann Smith", development.address);
+          await ann.client.join("chat:lobby").ready;
+          assert.equal(ann.client.welcome.user, "Ann_Smith");
+          const online = await fetch(`${own.address}/online?users=Ann_Smith`, { headers: { authorization: `Bearer ${ann.session}` } });
+          assert.equal((await online.json()).Ann_Smith.status, "online");
+          ann.client.close();
+        } finally {
+          await own.stop();
+        }
+      } finally {
+        await development.stop();
+      }
     });
 
     test("the chat that it serves lets people in, and they see each other", LIMIT, async () => {
@@ -389,9 +409,12 @@ describe("the chat", () => {
       const lightness = Math.max(...ground.match(/\d+/g).map(Number));
       assert.ok(options.colorScheme === "dark" ? lightness < 60 : lightness > 200, ground);
       assert.deepEqual(
-        await page.evaluate(() => [document.documentElement.scrollWidth <= innerWidth, document.documentElement.scrollHeight <= innerHeight]),
-        [true, true],
-        "nothing is wider or higher than the screen",
+        await page.evaluate(() => {
+          const [all, log] = [document.documentElement, document.getElementById("log")];
+          return [all.scrollWidth <= innerWidth, all.scrollHeight <= innerHeight, log.scrollWidth <= log.clientWidth];
+        }),
+        [true, true, true],
+        "nothing is wider or higher than the screen, or the log",
       );
       for (const part of ["#text", "#composer button", "#members", "#connection", "nav a", "#status"]) {
         assert.ok(await page.locator(part).first().isVisible(), part);
@@ -412,7 +435,7 @@ describe("the device", () => {
       DEVICE: "door/é",
       CHANNEL,
       EVERY_S: "1",
-      TTL_S: "5",
+      TTL_S: "3",
       ...more,
     }, { detached: true }));
 
