@@ -281,7 +281,7 @@ describe("the chat", () => {
     await eventually("ben types again", () => typing(ann), "Ben is typing…");
     await eventually("he has stopped", () => typing(ann), "");
     await ben.getByRole("button", { name: "Leave" }).click();
-    await eventually("ben is gone", () => people(ann), ["Ann Smith (you)"]);
+    await eventually("ben is gone, and not only when the grace is over", () => people(ann), ["Ann Smith (you)"], GRACE_MS / 2);
     assert.deepEqual((await lines(ann)).filter((line) => line.startsWith("Ben") && !/\d/.test(line)), ["Ben came in", "Ben left"]);
   });
 
