@@ -10,7 +10,6 @@ import { after, afterEach, before, describe, test } from "node:test";
 import { Rollcall } from "../../sdk/dist/index.js";
 import { eventually, startBrowser } from "./harness.js";
 import { ROLLCALL, ROOT, freePort, output, start, startCable, startServer } from "./program.js";
-import { clientSource } from "./source.js";
 
 const LIMIT = { timeout: 90_000 };
 const GRACE_MS = 8000;
@@ -119,8 +118,6 @@ async function openPage(options = {}, mayBreak = false) {
     const isCut = mayBreak && /ERR_|status of 400/.test(message.text());
     if (message.type() === "error" && !isCut) complaints.push(message.text());
   });
-  await page.route(`${cable.address}/client.js`, async (route) =>
-    route.fulfill({ contentType: "text/javascript", headers: { "access-control-allow-origin": "*" }, body: await clientSource() }));
   return page;
 }
 

@@ -9,7 +9,6 @@ import { after, afterEach, before, test } from "node:test";
 import { eventually, startBrowser } from "./harness.js";
 import { blocksOf, moved } from "./manual.js";
 import { ROLLCALL, ROOT, freePort, output, start } from "./program.js";
-import { clientSource } from "./source.js";
 
 const LIMIT = { timeout: 90_000 };
 const BLOCKS = blocksOf("docs/quickstart.md");
@@ -79,8 +78,6 @@ async function open(user) {
   const context = await browser.newContext();
   contexts.push(context);
   const page = await context.newPage();
-  await page.route(at("127.0.0.1:8080", "/client.js"), async (route) =>
-    route.fulfill({ contentType: "text/javascript", headers: { "access-control-allow-origin": "*" }, body: await clientSource() }));
   await page.goto(at("127.0.0.1:3000", `/?user=${user}`));
   return page;
 }

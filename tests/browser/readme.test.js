@@ -11,7 +11,6 @@ import { after, before, test } from "node:test";
 import { eventually, startBrowser } from "./harness.js";
 import { blocksOf, moved } from "./manual.js";
 import { ROLLCALL, output, start, startServer } from "./program.js";
-import { clientSource } from "./source.js";
 
 const LIMIT = { timeout: 60_000 };
 const README = blocksOf("README.md");
@@ -87,8 +86,6 @@ test("the page of the README joins, and the calls that it shows are carried out"
   const lines = [];
   page.on("console", (message) => lines.push(message.text()));
   page.on("pageerror", (error) => lines.push(String(error)));
-  await page.route(`${rollcall.address}/client.js`, async (route) =>
-    route.fulfill({ contentType: "text/javascript", headers: { "access-control-allow-origin": "*" }, body: await clientSource() }));
   await page.goto(app.address);
   await eventually("it is here", () => lines, ["here: [ann]"]);
   assert.deepEqual(await users("room:1"), [["ann", { name: "Ann" }]]);
