@@ -6,6 +6,7 @@ import { readFileSync } from "node:fs";
 import { after, afterEach, before, test } from "node:test";
 
 import { Rollcall, RollcallError } from "../../sdk/dist/index.js";
+import { typingSentence } from "../../sdk/dist/typing.js";
 import { eventually } from "./harness.js";
 import { blocksOf } from "./manual.js";
 import { ROLLCALL, ROOT, output, start, startServer } from "./program.js";
@@ -128,10 +129,14 @@ test("a fleet beats, is found, listened to and shown", LIMIT, async () => {
 });
 
 test("who types is a sentence, which ends", LIMIT, async () => {
-  const [page] = recipe("Who is typing", "js");
+  const [page, helped] = recipe("Who is typing", "js");
   const input = Object.assign(new EventTarget(), { value: "H" });
-  const { shown, chat } = await run(page, { client: person("ann"), input });
+  const client = person("ann");
+  const { shown, chat, nameOf } = await run(page, { client, input });
   await chat.ready;
+  const imported = 'import { typingSentence } from "@rollcall/client/typing";\n';
+  assert.ok(helped.code.startsWith(imported));
+  const { shown: alike } = await run({ ...helped, code: helped.code.slice(imported.length) }, { client, chat, nameOf, typingSentence });
   const others = ["ben", "kim", "zoe"].map((user) => person(user).join("chat:7", { state: { name: user.toUpperCase() } }));
   await Promise.all(others.map((room) => room.ready));
   const heard = [];
@@ -141,6 +146,7 @@ test("who types is a sentence, which ends", LIMIT, async () => {
   for (const [place, sentence] of ["BEN is typing…", "BEN and KIM are typing…", "3 people are typing…"].entries()) {
     others[place].typing();
     await had(shown, [sentence]);
+    await had(alike, [sentence]);
   }
   await eventually("it ends", () => shown.at(-1), [""]);
 });
