@@ -29,7 +29,9 @@ const isMe = (user) => user === client.welcome?.user;
 
 the("login").addEventListener("submit", async (event) => {
   event.preventDefault();
+  event.submitter.disabled = true;
   await comeIn(the("name").value);
+  event.submitter.disabled = false;
 });
 
 the("leave").addEventListener("click", () => {
@@ -42,10 +44,12 @@ async function comeIn(given) {
   the("login-fault").textContent = "";
   try {
     const { url, token } = await login(given);
-    const { Rollcall } = await import(new URL("/client.js", url));
+    const { Rollcall, RollcallError } = await import(new URL("/client.js", url));
+    // Whoever is not logged in any more gets no token by asking again. What else fails the client tries again by itself.
+    const orEnd = (error) => Promise.reject(error.status === 401 ? new RollcallError("unauthorized", error.message) : error);
     name = given.trim();
     sessionStorage.setItem("name", name); // so that a reload does not ask again; the others do not notice one
-    client = new Rollcall({ url, token, device: "web" });
+    client = new Rollcall({ url, token: () => token().catch(orEnd), device: "web" });
   } catch (error) {
     the("login-fault").textContent = error.message;
     return;

@@ -10,6 +10,6 @@ async function post(path, body, session) {
   const headers = { "content-type": "application/json", ...(session && { authorization: `Bearer ${session}` }) };
   const answer = await fetch(path, { method: "POST", headers, body: JSON.stringify(body) });
   const said = await answer.json();
-  if (!answer.ok) throw new Error(said.error);
+  if (!answer.ok) throw Object.assign(new Error(said.error), { status: answer.status });
   return said;
 }

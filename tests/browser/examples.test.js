@@ -115,7 +115,7 @@ async function openPage(options = {}, mayBreak = false) {
   });
   page.on("console", (message) => {
     // A browser says itself that an address did not answer, or refused; where the test brings that about it is no complaint.
-    const isCut = mayBreak && /ERR_|status of 400/.test(message.text());
+    const isCut = mayBreak && /ERR_|status of 40[01]/.test(message.text());
     if (message.type() === "error" && !isCut) complaints.push(message.text());
   });
   return page;
@@ -390,6 +390,20 @@ describe("the chat", () => {
     await page.getByLabel("Your name").fill("ab");
     await page.getByRole("button", { name: "Come in" }).click();
     await connected(page);
+  });
+
+  test("whoever is not logged in any more is told so, and no longer tried to be connected", LIMIT, async () => {
+    const page = await openPage({}, true);
+    let asked = 0;
+    await page.route(`${app.address}/token`, (route) => {
+      asked++;
+      return route.fulfill({ status: 401, contentType: "application/json", body: JSON.stringify({ error: "Log in first." }) });
+    });
+    await page.goto(app.address);
+    await page.getByLabel("Your name").fill("Ann");
+    await page.getByRole("button", { name: "Come in" }).click();
+    await eventually("it says so", async () => (await page.locator("#connection").textContent()).startsWith("not connected: Log in first."), true);
+    assert.deepEqual([await page.locator("#connection").getAttribute("data-state"), asked], ["ended", 1]);
   });
 
   for (const [view, options] of Object.entries({
