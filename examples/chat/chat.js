@@ -165,10 +165,10 @@ function showMessage({ user, data, time }) {
   if (typeof data?.text !== "string") return;
   const at = new Date(time).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" });
   const head = element("p", { className: "head" }, element("b", {}, nameOfUser(user)), " ", element("time", {}, at));
-  log(element("li", { className: isMe(user) ? "mine" : "" }, head, element("p", {}, data.text.slice(0, 300))));
+  log(element("div", { className: isMe(user) ? "mine" : "" }, head, element("p", {}, data.text.slice(0, 300))));
 }
 
-const note = (text) => log(element("li", { className: "note" }, text));
+const note = (text) => log(element("div", { className: "note" }, text));
 
 function log(line) {
   const list = the("log");

@@ -251,8 +251,8 @@ describe("the chat", () => {
   before(async () => (app = await startApp(Object.keys(SERVERS)[0])), LIMIT);
   after(() => app?.stop(), LIMIT);
 
-  const lines = (page) => page.locator("#log li").allTextContents();
-  const messages = (page) => page.locator("#log li:not(.note) > p:last-child").allTextContents();
+  const lines = (page) => page.locator("#log > div").allTextContents();
+  const messages = (page) => page.locator("#log > :not(.note) > p:last-child").allTextContents();
   const say = async (page, text) => {
     await page.getByLabel("Message").fill(text);
     await page.getByRole("button", { name: "Send" }).click();
@@ -414,8 +414,18 @@ describe("the chat", () => {
   })) {
     test(`it can be read ${view}`, LIMIT, async () => {
       const page = await visit(app, "Ann", { options });
-      await say(page, `${"x".repeat(299)}`);
-      await eventually("it was said", async () => (await messages(page)).length, 1);
+      const others = await Promise.all(["Ben", "Kim", "Zoe of the long name"].map((name) => logIn(app, name)));
+      try {
+        await Promise.all(others.map(({ client, user }) => client.join("chat:lobby", { state: { name: user } }).ready));
+        await say(page, `${"x".repeat(299)}`);
+        await eventually("it was said", async () => (await messages(page)).length, 1);
+        await eventually("all are here", async () => (await people(page)).length, 4);
+        const crowded = await page.locator("#members li").evaluateAll((items) => items.filter((item) => item.scrollWidth > item.clientWidth).length);
+        if (process.env.ROLLCALL_PICTURES) await page.screenshot({ path: join(process.env.ROLLCALL_PICTURES, `chat ${view}.png`) });
+        assert.equal(crowded, 0, "nobody's name lies over another's");
+      } finally {
+        for (const { client } of others) client.close();
+      }
       const ground = await page.evaluate(() => getComputedStyle(document.body).backgroundColor);
       const lightness = Math.max(...ground.match(/\d+/g).map(Number));
       assert.ok(options.colorScheme === "dark" ? lightness < 60 : lightness > 200, ground);
@@ -430,7 +440,6 @@ describe("the chat", () => {
       for (const part of ["#text", "#composer button", "#members", "#connection", "nav a", "#status"]) {
         assert.ok(await page.locator(part).first().isVisible(), part);
       }
-      if (process.env.ROLLCALL_PICTURES) await page.screenshot({ path: join(process.env.ROLLCALL_PICTURES, `chat ${view}.png`) });
     });
   }
 });

@@ -100,7 +100,7 @@ test("the page of the README joins, and the calls that it shows are carried out"
     script.textContent = html.replace(/^<script.*?>|<\/script>\s*$/g, "");
     document.body.append(script);
   }, more);
-  await eventually("a wave and who types", () => ["\"wave\":true", "\"typing\":true", "\"busy\""].every((word) => listening.said.includes(word)), true);
+  await eventually("a wave and who types", () => ["\"data\":{\"wave\":true}", "\"typing\":true", "\"busy\""].every((word) => listening.said.includes(word)), true);
   await listening.stop("SIGKILL");
   await eventually("friends", () => lines.some((line) => line.startsWith("friends:")), true);
   assert.deepEqual(lines.filter((line) => /error/i.test(line)), []);
