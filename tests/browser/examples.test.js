@@ -27,6 +27,7 @@ let ports;
 let folder;
 let contexts = [];
 let complaints = [];
+let clients = [];
 
 /** A key as `rollcall key` makes it, and the setting that lets it in. */
 async function makeKey(name, scopes) {
@@ -99,7 +100,9 @@ const postTo = (app, path, body, session) =>
 async function logIn(app, given, url = rollcall.address) {
   const { session, user } = await (await postTo(app, "/login", { name: given })).json();
   const token = async () => (await (await postTo(app, "/token", {}, session)).json()).token;
-  return { session, user, client: new Rollcall({ url, token }) };
+  const client = new Rollcall({ url, token });
+  clients.push(client);
+  return { session, user, client };
 }
 
 /** A page on which everything that should not happen is noted: errors in its console, dialogs. */
@@ -136,6 +139,7 @@ const people = async (page) => (await page.locator("#members .who").allTextConte
 
 afterEach(async () => {
   cable.mend();
+  clients.splice(0).forEach((client) => client.close());
   if (contexts.length === 0) return;
   await Promise.all(contexts.map((context) => context.close()));
   // Their places would be kept for a while, and the next test would see them.
@@ -157,35 +161,26 @@ for (const [name, [command, args]] of Object.entries(SERVERS)) {
 
     test("a token that it has made lets a client in under its user's name, with what it says of the user", LIMIT, async () => {
       const ann = await logIn(app, "Ann Smith");
-      try {
-        const room = ann.client.join("chat:lobby");
-        await room.ready;
-        assert.deepEqual([ann.user, ann.client.welcome.user], ["Ann_Smith", "Ann_Smith"]);
-        assert.deepEqual(room.members.get("Ann_Smith").info, { name: "Ann Smith" });
-        // What it does not allow is refused: another channel, and other users.
-        await assert.rejects(ann.client.join("secrets:1", { watch: false }).ready, { code: "forbidden" });
-        await assert.rejects(ann.client.channel("secrets:1").ready, { code: "forbidden" });
-        await assert.rejects(ann.client.users.get(["ben"]), { code: "forbidden" });
-      } finally {
-        ann.client.close();
-      }
+      const room = ann.client.join("chat:lobby");
+      await room.ready;
+      assert.deepEqual([ann.user, ann.client.welcome.user], ["Ann_Smith", "Ann_Smith"]);
+      assert.deepEqual(room.members.get("Ann_Smith").info, { name: "Ann Smith" });
+      // What it does not allow is refused: another channel, and other users.
+      await assert.rejects(ann.client.join("secrets:1", { watch: false }).ready, { code: "forbidden" });
+      await assert.rejects(ann.client.channel("secrets:1").ready, { code: "forbidden" });
+      await assert.rejects(ann.client.users.get(["ben"]), { code: "forbidden" });
     });
 
     test("it knows who is online, and who is in a room", LIMIT, async () => {
       const [ann, ben] = [await logIn(app, "ann"), await logIn(app, "ben")];
-      try {
-        await ben.client.join("chat:garden").ready;
-        const asks = async (path) => (await get(path, ann.session)).json();
-        const online = await asks("/online?users=ben,zoe");
-        assert.deepEqual([online.ben.status, online.zoe.status], ["online", "offline"]);
-        assert.deepEqual(await asks("/members?room=garden"), [{ user: "ben", status: "online", name: "ben" }]);
-        ben.client.close();
-        await eventually("ben is gone", () => asks("/members?room=garden"), []);
-        assert.equal((await asks("/online?users=ben")).ben.status, "offline");
-      } finally {
-        ann.client.close();
-        ben.client.close();
-      }
+      await ben.client.join("chat:garden").ready;
+      const asks = async (path) => (await get(path, ann.session)).json();
+      const online = await asks("/online?users=ben,zoe");
+      assert.deepEqual([online.ben.status, online.zoe.status], ["online", "offline"]);
+      assert.deepEqual(await asks("/members?room=garden"), [{ user: "ben", status: "online", name: "ben" }]);
+      ben.client.close();
+      await eventually("ben is gone", () => asks("/members?room=garden"), []);
+      await eventually("and offline", async () => (await asks("/online?users=ben")).ben.status, "offline");
     });
 
     test("whoever is not logged in gets no token, and is told of nobody", LIMIT, async () => {
@@ -228,7 +223,6 @@ for (const [name, [command, args]] of Object.entries(SERVERS)) {
           assert.equal(ann.client.welcome.user, "Ann_Smith");
           const online = await fetch(`${own.address}/online?users=Ann_Smith`, { headers: { authorization: `Bearer ${ann.session}` } });
           assert.equal((await online.json()).Ann_Smith.status, "online");
-          ann.client.close();
         } finally {
           await own.stop();
         }
@@ -314,30 +308,26 @@ describe("the chat", () => {
     const ann = await visit(app, "Ann", { mayBreak: true });
     // Ben's own way is not cut.
     const { client: ben } = await logIn(app, "Ben");
-    try {
-      const room = ben.channel("chat:lobby");
-      const seen = [];
-      room.on("join", ({ user }) => seen.push(`${user} joined`));
-      room.on("update", ({ user }) => seen.push(`${user} changed`));
-      room.on("leave", ({ user }) => seen.push(`${user} left`));
-      await room.ready;
-      await eventually("ann is seen", () => [...room.members.keys()], ["Ann"]);
-      seen.length = 0;
-      cable.cut();
-      await eventually("ann's page says it", () => ann.locator("#connection").textContent().then((text) => /lost|connecting/.test(text)), true);
-      assert.deepEqual(await people(ann), ["Ann (you)"], "what was known stays to be seen");
-      cable.mend();
-      await connected(ann);
-      await eventually("it is live again", () => ann.locator("#members.stale").count(), 0);
-      // What comes after it shows that nothing was on its way.
-      const heard = new Promise((resolve) => room.on("signal", ({ data }) => resolve(data)));
-      await say(ann, "I am back");
-      assert.deepEqual(await heard, { text: "I am back" });
-      assert.deepEqual(seen, [], "neither a leave nor a join");
-      assert.deepEqual((await lines(ann)).filter((line) => /came in|left/.test(line)), []);
-    } finally {
-      ben.close();
-    }
+    const room = ben.channel("chat:lobby");
+    const seen = [];
+    room.on("join", ({ user }) => seen.push(`${user} joined`));
+    room.on("update", ({ user }) => seen.push(`${user} changed`));
+    room.on("leave", ({ user }) => seen.push(`${user} left`));
+    await room.ready;
+    await eventually("ann is seen", () => [...room.members.keys()], ["Ann"]);
+    seen.length = 0;
+    cable.cut();
+    await eventually("ann's page says it", () => ann.locator("#connection").textContent().then((text) => /lost|connecting/.test(text)), true);
+    assert.deepEqual(await people(ann), ["Ann (you)"], "what was known stays to be seen");
+    cable.mend();
+    await connected(ann);
+    await eventually("it is live again", () => ann.locator("#members.stale").count(), 0);
+    // What comes after it shows that nothing was on its way.
+    const heard = new Promise((resolve) => room.on("signal", ({ data }) => resolve(data)));
+    await say(ann, "I am back");
+    assert.deepEqual(await heard, { text: "I am back" });
+    assert.deepEqual(seen, [], "neither a leave nor a join");
+    assert.deepEqual((await lines(ann)).filter((line) => /came in|left/.test(line)), []);
   });
 
   test("a reload keeps the name, and nobody sees a leave", LIMIT, async () => {
@@ -415,17 +405,13 @@ describe("the chat", () => {
     test(`it can be read ${view}`, LIMIT, async () => {
       const page = await visit(app, "Ann", { options });
       const others = await Promise.all(["Ben", "Kim", "Zoe of the long name"].map((name) => logIn(app, name)));
-      try {
-        await Promise.all(others.map(({ client, user }) => client.join("chat:lobby", { state: { name: user } }).ready));
-        await say(page, `${"x".repeat(299)}`);
-        await eventually("it was said", async () => (await messages(page)).length, 1);
-        await eventually("all are here", async () => (await people(page)).length, 4);
-        const crowded = await page.locator("#members li").evaluateAll((items) => items.filter((item) => item.scrollWidth > item.clientWidth).length);
-        if (process.env.ROLLCALL_PICTURES) await page.screenshot({ path: join(process.env.ROLLCALL_PICTURES, `chat ${view}.png`) });
-        assert.equal(crowded, 0, "nobody's name lies over another's");
-      } finally {
-        for (const { client } of others) client.close();
-      }
+      await Promise.all(others.map(({ client, user }) => client.join("chat:lobby", { state: { name: user } }).ready));
+      await say(page, `${"x".repeat(299)}`);
+      await eventually("it was said", async () => (await messages(page)).length, 1);
+      await eventually("all are here", async () => (await people(page)).length, 4);
+      const crowded = await page.locator("#members li").evaluateAll((items) => items.filter((item) => item.scrollWidth > item.clientWidth).length);
+      if (process.env.ROLLCALL_PICTURES) await page.screenshot({ path: join(process.env.ROLLCALL_PICTURES, `chat ${view}.png`) });
+      assert.equal(crowded, 0, "nobody's name lies over another's");
       const ground = await page.evaluate(() => getComputedStyle(document.body).backgroundColor);
       const lightness = Math.max(...ground.match(/\d+/g).map(Number));
       assert.ok(options.colorScheme === "dark" ? lightness < 60 : lightness > 200, ground);
