@@ -1,11 +1,10 @@
-// The README's lines for an EventSource, as they stand there, in a browser.
+// The lines for an EventSource in docs/recipes.md, as they stand there, in a browser.
 
 import assert from "node:assert/strict";
-import { readFile } from "node:fs/promises";
 import { after, before, test } from "node:test";
-import { fileURLToPath } from "node:url";
 
 import { eventually, startBrowser, startServer } from "./harness.js";
+import { blocksOf } from "./manual.js";
 
 const LIMIT = { timeout: 60_000 };
 
@@ -29,8 +28,7 @@ async function lease(user) {
 }
 
 test("a page listens with tickets, and goes on when the server has been away", LIMIT, async () => {
-  const readme = await readFile(fileURLToPath(new URL("../../README.md", import.meta.url)), "utf8");
-  const lines = /```js\n(let last = [^]*?)```/.exec(readme)[1];
+  const [{ code: lines }] = blocksOf("docs/recipes.md").filter(({ headline }) => headline === "Only listen");
   const page = await browser.newPage();
   const heard = [];
   page.on("console", async (message) => {
