@@ -10,8 +10,9 @@ import { Rollcall, type RollcallOptions, type Room } from "@rollcall/client";
 import * as react from "@rollcall/client/react";
 import * as vue from "@rollcall/client/vue";
 import { act, cleanup, render } from "@testing-library/react";
+import { enableAutoUnmount, mount } from "@vue/test-utils";
 import { StrictMode } from "react";
-import { createApp, defineComponent, h, nextTick, ref } from "vue";
+import { defineComponent, h, nextTick, ref } from "vue";
 
 import { eventually, startProxy, startServer, token, type Running } from "./server.js";
 
@@ -22,6 +23,7 @@ const open: Rollcall[] = [];
 
 before(async () => (server = await startServer({ PRESENCE__GRACE_MS: "5000" })), LIMIT);
 afterEach(() => cleanup());
+enableAutoUnmount(afterEach);
 after(async () => {
   for (const client of open) client.close();
   await server.stop();
@@ -154,22 +156,20 @@ test("Vue: with a remount, a change of state and of the channel, others see one 
     const { onlineUsers } = vue.usePresence<{ name: string }>(where, () => ({ state: { name: name.value } }));
     return () => onlineUsers.value.map(({ user, state }) => `${user} ${state.name}`).join();
   });
-  const app = createApp({ render: () => h(Page, { key: key.value }) }).use(vue.createRollcall(client));
-  const root = document.createElement("div");
-  app.mount(root);
-  await eventually("ann is shown", () => root.textContent, "__proto__ Ann");
+  const page = mount({ render: () => h("div", [h(Page, { key: key.value })]) }, { global: { plugins: [vue.createRollcall(client)] } });
+  await eventually("ann is shown", () => page.text(), "__proto__ Ann");
   key.value = 2;
   await nextTick();
-  assert.equal(root.textContent, "__proto__ Ann");
+  assert.equal(page.text(), "__proto__ Ann");
   name.value = "Anne";
   await eventually("anne is seen", () => watched.members.get("__proto__")?.state.name, "Anne");
   assert.deepEqual(await settled(), ["join __proto__", "update __proto__ Anne"]);
   const other = fresh();
   where.value = other;
   await eventually("ann has left", () => told.at(-1), "leave __proto__ left");
-  await eventually("and is in the other", () => root.textContent, "__proto__ Anne");
+  await eventually("and is in the other", () => page.text(), "__proto__ Anne");
   const room: Room = connect("zoe").join(other);
   await room.ready;
-  app.unmount();
+  page.unmount();
   await eventually("ann has gone", () => [...room.members.keys()], ["zoe"]);
 });

@@ -18,7 +18,8 @@ import {
   useUserStatus,
   type PresenceOptions,
 } from "@rollcall/client/vue";
-import { createApp, createSSRApp, defineComponent, effectScope, h, KeepAlive, nextTick, reactive, ref, shallowRef, type App, type PropType, type VNodeChild } from "vue";
+import { enableAutoUnmount, mount as mountComponent, type VueWrapper } from "@vue/test-utils";
+import { createApp, createSSRApp, defineComponent, effectScope, h, KeepAlive, nextTick, reactive, ref, shallowRef, type PropType, type VNodeChild } from "vue";
 import { renderToString } from "vue/server-renderer";
 
 import { FakeSocket, opened, pass as passTime, settle, startClock, startOver } from "./fake.js";
@@ -26,18 +27,18 @@ import { admit, ann, delta, hear, hearUsers } from "./stage.js";
 
 const LINGER_MS = 500;
 const ben = { ...ann, user: "ben", since: 2 };
+const elsewhere = { url: "http://here", share: false, WebSocket: FakeSocket, token: () => "h.e30.s" };
 
 let client: Rollcall;
-let apps: App[] = [];
 
 beforeEach(async () => {
   startOver();
   client = await opened({ share: false });
 });
 
+// Before the client is closed.
+enableAutoUnmount(afterEach);
 afterEach(async () => {
-  for (const app of apps) app.unmount();
-  apps = [];
   await passTime(LINGER_MS);
   client.close();
   startClock();
@@ -51,12 +52,8 @@ const pass = async (ms: number) => {
 };
 
 /** Mounts what the function renders, which may be another for other values of what it reads. */
-function mount(view: () => VNodeChild, source: Parameters<typeof createRollcall>[0] = client): { text(): string; app: App; root: Element } {
-  const app = createApp({ render: view }).use(createRollcall(source));
-  apps.push(app);
-  const root = document.createElement("div");
-  app.mount(root);
-  return { text: () => root.textContent ?? "", app, root };
+function mount(view: () => VNodeChild, plugin = createRollcall(client)): VueWrapper {
+  return mountComponent({ render: () => h("div", [view()]) }, { global: { plugins: [plugin] } });
 }
 
 const People = defineComponent({
@@ -67,21 +64,20 @@ const People = defineComponent({
     return () => {
       if (error.value) return error.value.code;
       if (isLoading.value) return "loading";
-      return `${onlineUsers.value.map(({ user }) => user).join()} ${userCount.value} ${isLive.value ? "live" : "not live"}${isJoined.value ? "" : " out"}`;
+      return `${onlineUsers.value.map(({ user }) => user).join() || "nobody"} ${userCount.value} ${isLive.value ? "live" : "not live"}${isJoined.value ? "" : " out"}`;
     };
   },
 });
 
 test("a component is in its channel, shows who else is, and leaves a moment after it has gone", async () => {
-  const { text, app } = mount(() => h(People, { state: { name: "Ann" } }));
-  assert.equal(text(), "loading");
+  const page = mount(() => h(People, { state: { name: "Ann" } }));
+  assert.equal(page.text(), "loading");
   assert.deepEqual((await admit()).state, { name: "Ann" });
   await nextTick();
-  assert.equal(text(), "ann 1 live");
+  assert.equal(page.text(), "ann 1 live");
   await delta(1, 2, { join: [ben], occupancy: { users: 2, connections: 2 } });
-  assert.equal(text(), "ann,ben 2 live");
-  app.unmount();
-  apps = [];
+  assert.equal(page.text(), "ann,ben 2 live");
+  page.unmount();
   await pass(LINGER_MS - 1);
   assert.equal(count("leave"), 0);
   await pass(1);
@@ -91,29 +87,29 @@ test("a component is in its channel, shows who else is, and leaves a moment afte
 test("another channel is joined and the one before is left, and one that is mounted again has never been away", async () => {
   const channel = ref<string | null>(null);
   const key = ref(1);
-  const { text } = mount(() => h(People, { channel: channel.value, key: key.value }));
+  const page = mount(() => h(People, { channel: channel.value, key: key.value }));
   await settle();
-  assert.deepEqual([text(), count("join")], [" 0 not live out", 0]);
+  assert.deepEqual([page.text(), count("join")], ["nobody 0 not live out", 0]);
   channel.value = "room";
   await admit();
-  assert.equal(text(), "ann 1 live");
+  assert.equal(page.text(), "ann 1 live");
   key.value = 2;
   await nextTick();
-  assert.equal(text(), "ann 1 live");
+  assert.equal(page.text(), "ann 1 live");
   await pass(2 * LINGER_MS);
   assert.deepEqual(["join", "watch", "leave", "unwatch"].map(count), [1, 1, 0, 0]);
   channel.value = "hall";
   await admit([ann, ben], "hall");
-  assert.equal(text(), "ann,ben 2 live");
+  assert.equal(page.text(), "ann,ben 2 live");
   await pass(LINGER_MS);
   assert.deepEqual([asked("leave").channel, count("leave")], ["room", 1]);
 });
 
 test("components with the same channel share one place, until the last has gone", async () => {
   const keys = ref([1, 2]);
-  const { text } = mount(() => keys.value.map((key) => h(People, { key })));
+  const page = mount(() => keys.value.map((key) => h(People, { key })));
   await admit();
-  assert.equal(text(), "ann 1 liveann 1 live");
+  assert.equal(page.text(), "ann 1 liveann 1 live");
   assert.equal(count("join"), 1);
   keys.value = [2];
   await pass(2 * LINGER_MS);
@@ -144,39 +140,39 @@ test("a state that is changed in place is an update, once for all that changes t
 
 test("a component that a KeepAlive hides is not in its channel, and is again when it is shown", async () => {
   const isShown = ref(true);
-  const { text } = mount(() => h(KeepAlive, null, { default: () => (isShown.value ? h(People) : null) }));
+  const page = mount(() => h(KeepAlive, null, { default: () => (isShown.value ? h(People) : null) }));
   await admit();
   isShown.value = false;
   await nextTick();
   await delta(1, 2, { join: [ben], occupancy: { users: 2, connections: 2 } });
   isShown.value = true;
   await settle();
-  assert.equal(text(), "ann,ben 2 live", "what happened meanwhile is shown");
+  assert.equal(page.text(), "ann,ben 2 live", "what happened meanwhile is shown");
   isShown.value = false;
   await pass(LINGER_MS);
   assert.equal(count("leave"), 1);
   await FakeSocket.last.answer("leave");
   isShown.value = true;
   await admit();
-  assert.equal(text(), "ann 1 live");
+  assert.equal(page.text(), "ann 1 live");
   assert.deepEqual(["join", "leave"].map(count), [2, 1]);
 });
 
 test("a refusal is part of the answer, and who is mounted later asks again", async () => {
   const key = ref(1);
-  const { text } = mount(() => h(People, { key: key.value }));
+  const page = mount(() => h(People, { key: key.value }));
   await FakeSocket.last.refuse("join", { code: "forbidden" });
-  assert.equal(text(), "forbidden");
+  assert.equal(page.text(), "forbidden");
   key.value = 2;
   await admit();
-  assert.equal(text(), "ann 1 live");
+  assert.equal(page.text(), "ann 1 live");
 });
 
 test("components of a client that was closed say so, each of them", async () => {
   client.close();
-  const { text } = mount(() => [h(People), h(People)]);
+  const page = mount(() => [h(People), h(People)]);
   await settle();
-  assert.equal(text(), "closedclosed");
+  assert.equal(page.text(), "closedclosed");
 });
 
 test("what is read anew and is the same ends no typing", async () => {
@@ -199,16 +195,16 @@ test("while the connection is away the list stays and says so, and afterwards no
     const { state, error } = useConnectionState();
     return () => `${state.value}${error.value ? ` ${error.value.code}` : ""} `;
   });
-  const { text } = mount(() => [h(State), h(People)]);
+  const page = mount(() => [h(State), h(People)]);
   await admit();
-  assert.equal(text(), "open ann 1 live");
+  assert.equal(page.text(), "open ann 1 live");
   FakeSocket.last.breaks();
   await nextTick();
-  assert.equal(text(), "waiting unavailable ann 1 not live");
+  assert.equal(page.text(), "waiting unavailable ann 1 not live");
   await pass(250);
   await FakeSocket.last.welcome("r2", { resumed: true, channels: ["room"] });
   await FakeSocket.last.answer("watch");
-  assert.equal(text(), "open ann 1 live");
+  assert.equal(page.text(), "open ann 1 live");
   assert.deepEqual(["join", "watch"].map(count), [0, 1]);
 });
 
@@ -218,12 +214,12 @@ test("who watches is not in the channel, and counts cost a count", async () => {
     const { users, connections } = useOccupancy("hall");
     return () => `${members.value.map(({ user }) => user).join()} ${userCount.value} ${users.value}/${connections.value}`;
   });
-  const { text } = mount(() => h(Watcher));
+  const page = mount(() => h(Watcher));
   await settle();
   assert.equal(count("join"), 0);
   await hear({ event: "snapshot", level: "users", version: 1, members: [ben], more: false });
   await hear({ event: "snapshot", channel: "hall", level: "occupancy", version: 1, more: false, occupancy: { users: 7, connections: 9 } });
-  assert.equal(text(), "ben 1 7/9");
+  assert.equal(page.text(), "ben 1 7/9");
 });
 
 test("who types is a sentence, oneself left out, and one's own typing ends with the component", async () => {
@@ -232,22 +228,22 @@ test("who types is a sentence, oneself left out, and one's own typing ends with 
     const { sentence, start, stop } = useTyping<{ name?: string }>("room", { name: (user, member) => member?.state.name ?? user });
     return () => h("p", { onClick: start, onBlur: stop }, sentence.value);
   });
-  const { text, root } = mount(() => [isShown.value ? h(Field) : null, h(People)]);
-  const sentence = () => root.querySelector("p")?.textContent;
+  const page = mount(() => [isShown.value ? h(Field) : null, h(People)]);
+  const sentence = () => page.get("p").text();
   await admit([ann, { ...ben, state: { name: "Ben" } }, { ...ann, user: "<img/src=x/onerror=alert(1)>" }]);
   await hear({ event: "typing", user: "ann", typing: true });
   assert.equal(sentence(), "");
   await hear({ event: "typing", user: "ben", typing: true });
   await hear({ event: "typing", user: "<img/src=x/onerror=alert(1)>", typing: true });
   assert.equal(sentence(), "Ben and <img/src=x/onerror=alert(1)> are typing…");
-  assert.equal(root.querySelector("img"), null);
-  root.querySelector("p")?.click();
+  assert.equal(page.find("img").exists(), false);
+  await page.get("p").trigger("click");
   await settle();
   assert.equal(asked("typing").typing, true);
   isShown.value = false;
   await settle();
   assert.equal(asked("typing").typing, false);
-  assert.match(text(), /^ann,ben/);
+  assert.match(page.text(), /^ann,ben/);
 });
 
 test("users are watched one by one or as a list that may change, and those who are known stay known", async () => {
@@ -258,33 +254,32 @@ test("users are watched one by one or as a list that may change, and those who a
     const { status, isOnline, isLoading } = useUserStatus(one);
     return () => `${[...list.users.value].map(([user, { status: how }]) => `${user} ${how}`).join()} | ${isLoading.value ? "…" : status.value}${isOnline.value ? "!" : ""}`;
   });
-  const { text } = mount(() => h(Friends));
+  const page = mount(() => h(Friends));
   await settle();
   assert.deepEqual([count("watch"), asked("watch").users], [1, ["ben", "zoe"]]);
   await FakeSocket.last.answer("watch", { watching: 2 });
   await hearUsers([{ user: "ben", status: "away" }, { user: "zoe", status: "offline" }]);
-  assert.equal(text(), "ben away,zoe offline | away!");
+  assert.equal(page.text(), "ben away,zoe offline | away!");
   users.value = ["zoe", "kim"];
   one.value = "zoe";
   await nextTick();
-  assert.equal(text(), "zoe offline | offline");
+  assert.equal(page.text(), "zoe offline | offline");
   await FakeSocket.last.answer("watch", { watching: 3 });
   await hearUsers([{ user: "kim", status: "busy" }]);
-  assert.equal(text(), "zoe offline,kim busy | offline");
+  assert.equal(page.text(), "zoe offline,kim busy | offline");
   await pass(LINGER_MS);
   assert.deepEqual(asked("unwatch").users, ["ben"]);
 });
 
 test("a client that is made for an application connects when it is mounted, and is closed with it", async () => {
   const before = FakeSocket.all.length;
-  const { text, app } = mount(() => h(People), { url: "http://here", share: false, WebSocket: FakeSocket, token: () => "h.e30.s" });
+  const page = mount(() => h(People), createRollcall(elsewhere));
   await settle();
   assert.equal(FakeSocket.all.length, before + 1);
   await FakeSocket.last.welcome("r");
   await admit();
-  assert.equal(text(), "ann 1 live");
-  app.unmount();
-  apps = [];
+  assert.equal(page.text(), "ann 1 live");
+  page.unmount();
   await pass(LINGER_MS);
   assert.deepEqual([FakeSocket.last.closedWith, count("bye")], [1000, 1]);
 });
@@ -297,17 +292,17 @@ test("a component may provide a client, for itself and all below it", async () =
     return () => null;
   });
   const Above = defineComponent(() => {
-    found.push(provideRollcall({ url: "http://here", share: false, WebSocket: FakeSocket, token: () => "h.e30.s" }));
+    found.push(provideRollcall(elsewhere));
     const { onlineUsers } = usePresence("room");
     return () => [onlineUsers.value.length, h(Below)];
   });
-  const { text } = mount(() => (isShown.value ? h(Above) : null));
+  const page = mount(() => (isShown.value ? h(Above) : null));
   assert.equal(found[0], found[1]);
   assert.notEqual(found[0], client);
   await settle();
   await FakeSocket.last.welcome("r");
   await admit();
-  assert.equal(text(), "1");
+  assert.equal(page.text(), "1");
   isShown.value = false;
   await pass(LINGER_MS);
   assert.equal(FakeSocket.last.closedWith, 1000);
@@ -340,7 +335,7 @@ test("a server renders what loads, and connects to nothing", async () => {
   try {
     const source = { token: () => `${++tokens}`, WebSocket: FakeSocket };
     const app = createSSRApp({ render: () => [h("p", [h(People)]), h("p", [h(People, { channel: null })])] });
-    assert.equal(await renderToString(app.use(createRollcall(source))), "<!--[--><p>loading</p><p> 0 not live out</p><!--]-->");
+    assert.equal(await renderToString(app.use(createRollcall(source))), "<!--[--><p>loading</p><p>nobody 0 not live out</p><!--]-->");
   } finally {
     Object.assign(globalThis, { document, location });
   }
