@@ -120,7 +120,11 @@ export function keepOpen(client: Rollcall, connects = true): Unsubscribe {
   entry.users++;
   entry.timers.stop();
   if (connects) client.connect();
+  let isOver = false;
   return () => {
+    // An application may be unmounted twice.
+    if (isOver) return;
+    isOver = true;
     if (--entry.users === 0) entry.timers.after(LINGER_MS, () => client.close());
   };
 }

@@ -284,6 +284,21 @@ test("a client that is made for an application connects when it is mounted, and 
   assert.deepEqual([FakeSocket.last.closedWith, count("bye")], [1000, 1]);
 });
 
+test("a client of two applications is closed with the last, however often the other is unmounted", async () => {
+  const plugin = createRollcall(elsewhere);
+  const [first, second] = [mount(() => h(People), plugin), mount(() => h(People), plugin)];
+  await settle();
+  await FakeSocket.last.welcome("r");
+  await admit();
+  first.unmount();
+  first.unmount();
+  await pass(LINGER_MS);
+  assert.deepEqual([FakeSocket.last.closedWith, second.text()], [undefined, "ann 1 live"]);
+  second.unmount();
+  await pass(LINGER_MS);
+  assert.equal(FakeSocket.last.closedWith, 1000);
+});
+
 test("a component may provide a client, for itself and all below it", async () => {
   const isShown = ref(true);
   const found: Rollcall[] = [];
