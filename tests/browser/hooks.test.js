@@ -6,7 +6,7 @@ import { once } from "node:events";
 import { after, afterEach, before, test } from "node:test";
 import { fileURLToPath } from "node:url";
 
-import { eventually, startBrowser, startServer } from "./harness.js";
+import { eventually, faultsOf, startBrowser, startServer } from "./harness.js";
 
 const LIMIT = { timeout: 90_000 };
 const START_MS = 30_000;
@@ -82,6 +82,16 @@ async function person(address, query) {
   return page;
 }
 
+/** What axe finds in the page as it is, in light and in dark colours. */
+async function faultsInAllColoursOf(page) {
+  const faults = [];
+  for (const colorScheme of ["light", "dark"]) {
+    await page.emulateMedia({ colorScheme, reducedMotion: "reduce" });
+    faults.push(...(await faultsOf(page)).map((fault) => `${colorScheme}: ${fault}`));
+  }
+  return faults;
+}
+
 test("react-avatars: who looks at a document is there as an avatar, types, is counted where there are many, and goes", LIMIT, async () => {
   const address = await startExample("react-avatars");
   const avatars = (page) => page.locator(".avatars li").evaluateAll((items) => items.map((item) => item.title));
@@ -101,6 +111,7 @@ test("react-avatars: who looks at a document is there as an avatar, types, is co
   await eventually("he types", () => types(hostile), `${HOSTILE} is typing…`);
   const isBoth = (text) => text.includes(HOSTILE) && text.includes("__proto__") && text.endsWith(" are typing…");
   await eventually("both type", async () => isBoth(await types(hostile, proto)), true);
+  assert.deepEqual(await faultsInAllColoursOf(ann), []);
   await hostile.locator("h1").click();
   await proto.locator("h1").click();
   await eventually("nobody types", sentence, "");
@@ -113,6 +124,7 @@ test("react-avatars: who looks at a document is there as an avatar, types, is co
   await eventually("some are counted", async () => (await avatars(ann)).slice(4), ["3 more"]);
   assert.equal(await ann.locator(".more").textContent(), "+3");
   await eventually("all are counted", () => ann.getByRole("status").textContent(), "7 people are here");
+  assert.deepEqual(await faultsInAllColoursOf(ann), []);
   await hostile.close();
   await eventually("he has gone", async () => (await avatars(ann)).includes(`${HOSTILE}, online`), false);
 });
@@ -138,6 +150,7 @@ test("vue-users: friends come and go and say how they are, and those who are off
   const proto = await person(address, { user: "__proto__" });
   await eventually("they are there", async () => (await list(ann)).slice(3), [`${HOSTILE} online`, "__proto__ online"]);
   await eventually("three of five", () => ann.getByRole("status").textContent(), "3 of 5 online");
+  assert.deepEqual(await faultsInAllColoursOf(ann), []);
   assert.equal(await ann.locator("img").count(), 0);
   await proto.close();
   await eventually("one has gone", async () => (await list(ann))[4], "__proto__ seen just now");
