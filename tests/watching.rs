@@ -418,9 +418,7 @@ async fn everybody_who_is_online_is_listed_in_pages_and_then_told_of_who_comes_a
     assert_eq!(told(&watcher).len(), before);
     assert_eq!(watcher.op(json!({"op": "unwatch", "all_users": true})).await.unwrap_err().code, "conflict");
     second.op(json!({"op": "unwatch", "all_users": true})).await.unwrap();
-    // Everybody is kept for a while, and then each for as long again.
-    eventually(3 * DEADLINE, async || pair.redis.followers("*f:u:*").await + pair.redis.followers("*:w").await == 0)
-        .await;
+    eventually(DEADLINE, async || pair.redis.followers("*f:u:*").await + pair.redis.followers("*:w").await == 0).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

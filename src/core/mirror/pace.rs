@@ -10,12 +10,9 @@ use crate::domain::mode::{Bounds, Mode};
 /// mode sends the list to everybody.
 pub(super) const HOLD: Duration = Duration::from_secs(5);
 /// The least and the most time between two frames of a level, in each mode.
-const FULL: [Duration; 2] = [Duration::from_millis(10), Duration::from_millis(100)];
+const FULL: [Duration; 2] = [Duration::from_millis(10), Duration::from_millis(250)];
 const NET: [Duration; 2] = [Duration::from_millis(250), Duration::from_millis(500)];
 const OCCUPANCY: [Duration; 2] = [Duration::from_millis(500), Duration::from_secs(1)];
-/// The longest tick in the full mode.
-#[cfg(test)]
-pub(super) const TICK_MOST: Duration = FULL[1];
 /// So many watchers and connections make a tick a millisecond longer.
 const COST: usize = 20;
 
@@ -65,19 +62,20 @@ impl Pace {
         (self.mode, self.since) = (mode, Some(now));
     }
 
-    /// The time between two frames grows with what a frame costs, and with how near the channel is to being large: a crowd that comes to it should not be
-    /// told by hundreds of frames how it became one.
+    /// The time between two frames grows with what a frame costs, and with the load: a crowd that comes to a channel should not be told by hundreds of
+    /// frames how it became one.
     pub fn tick(&self, load: u64, watchers: usize, connections: usize) -> Duration {
-        let [least, most] = match self.mode {
-            Mode::Full => FULL,
-            Mode::Net => NET,
-            Mode::Occupancy => OCCUPANCY,
+        let Bounds { net_above, occupancy_above } = self.bounds;
+        let ([least, most], longest_at) = match self.mode {
+            Mode::Full => (FULL, net_above.div_ceil(4)),
+            Mode::Net => (NET, net_above.saturating_mul(4)),
+            Mode::Occupancy => (OCCUPANCY, occupancy_above.saturating_mul(4)),
         };
         let cost = ((watchers + connections) / COST) as u64;
-        // A storm's load grows with the square of who has come, so the time grows with its root: at a quarter of the bound it is the longest.
-        let near = (load.saturating_mul(4 * 10_000) / self.bounds.net_above).isqrt();
-        let grown = if self.mode == Mode::Full { cost.max(near) } else { cost };
-        (least + Duration::from_millis(grown)).min(most)
+        // A crowd's load grows with the square of who has come, so the time grows with its root.
+        let spread = u64::try_from((most - least).as_millis()).expect("a tick is short");
+        let grown = (load.saturating_mul(spread * spread) / longest_at).isqrt();
+        (least + Duration::from_millis(cost.max(grown))).min(most)
     }
 }
 
@@ -94,13 +92,28 @@ mod tests {
             (pace.mode(), pace.tick(load, watchers, members).as_millis())
         };
         assert_eq!(tick(0, 0), (Mode::Full, 10));
-        assert_eq!(tick(5, 5), (Mode::Full, 14));
-        assert_eq!(tick(50, 50), (Mode::Full, 54));
-        assert_eq!(tick(2_000, 1), (Mode::Full, 100));
-        assert_eq!(tick(200, 200), (Mode::Full, 100));
-        assert_eq!(tick(300, 300), (Mode::Net, 280));
-        assert_eq!(tick(2_000, 2_000), (Mode::Net, 450));
-        assert_eq!(tick(3_000, 3_000), (Mode::Occupancy, 800));
+        assert_eq!(tick(5, 5), (Mode::Full, 20));
+        assert_eq!(tick(50, 50), (Mode::Full, 117));
+        assert_eq!(tick(2_000, 1), (Mode::Full, 110), "that so many are there costs more than the load is");
+        assert_eq!(tick(111, 111), (Mode::Full, 248));
+        assert_eq!(tick(200, 200), (Mode::Full, 250));
+        assert_eq!(tick(300, 300), (Mode::Net, 417));
+        assert_eq!(tick(2_000, 2_000), (Mode::Net, 500));
+        assert_eq!(tick(3_000, 3_000), (Mode::Occupancy, 835));
         assert_eq!(tick(100_000, 10_000), (Mode::Occupancy, 1_000));
+    }
+
+    #[test]
+    fn whatever_may_be_set_as_bounds_a_tick_is_within_those_of_its_mode_and_a_larger_load_never_shortens_it() {
+        let numbers = [0, 1, 2, 3, 1_000, 1_000_000_000_000, u64::MAX];
+        for (net_above, more) in [(1, 1), (3, 2), (50_000, 4_950_000), (999_999_999_999, 1)] {
+            let mut pace = Pace::new(Bounds { net_above, occupancy_above: net_above + more });
+            for (mode, [least, most]) in [(Mode::Full, FULL), (Mode::Net, NET), (Mode::Occupancy, OCCUPANCY)] {
+                pace.change(mode, Instant::now());
+                let ticks = numbers.map(|load| pace.tick(load, 0, 0));
+                assert!(ticks.is_sorted() && ticks[0] == least, "{mode:?} {ticks:?}");
+                assert_eq!(ticks[numbers.len() - 1], most, "{mode:?} {net_above}");
+            }
+        }
     }
 }

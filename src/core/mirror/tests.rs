@@ -4,7 +4,7 @@ mod asides;
 
 use super::*;
 use super::{
-    pace::{HOLD, TICK_MOST},
+    pace::HOLD,
     state::{BEGUN_LEAST, EXPECTED, RING},
 };
 use crate::domain::{
@@ -138,9 +138,10 @@ impl Scene {
         self.mirror.run_errands();
     }
 
-    /// A tick later what waits is flushed.
+    /// A tick later what waits is flushed; so that changes are far between, a tick has a tenth of a second at least.
     async fn tick(&self) {
-        tokio::time::advance(TICK_MOST).await;
+        let tick = self.mirror.lock().tick();
+        tokio::time::advance(tick.max(Duration::from_millis(100))).await;
         self.mirror.run_errands();
     }
 }
@@ -946,7 +947,7 @@ async fn watchers_who_come_and_go_change_the_mode_though_nobody_joins() {
 
 #[tokio::test(start_paused = true)]
 async fn the_larger_the_longer_the_ticks_and_the_first_change_after_silence_is_told_at_once() {
-    for (count, mode, least) in [(2, Mode::Full, 100), (4, Mode::Net, 250), (7, Mode::Occupancy, 500)] {
+    for (count, mode, least) in [(2, Mode::Full, 250), (4, Mode::Net, 426), (7, Mode::Occupancy, 795)] {
         let (scene, mut watchers) = crowd(count, &[Level::Users]);
         scene.long_tick().await;
         watchers[0].next(&scene);
@@ -964,6 +965,44 @@ async fn the_larger_the_longer_the_ticks_and_the_first_change_after_silence_is_t
         tokio::time::advance(std::time::Duration::from_millis(1)).await;
         scene.mirror.run_errands();
         assert!(watchers[0].next(&scene).starts_with("1-2"), "after a tick");
+    }
+}
+
+/// How many frames the first of a thousand has who come evenly in that time, each to watch, of whom those on other instances are seen here only. And the
+/// mode at the end.
+async fn told_while_a_thousand_come(within: Duration, instances: u16) -> (usize, Mode) {
+    let scene = Scene::new();
+    assert!(!scene.read(reading("e", Some(0), &[])));
+    let mut first = scene.watch(Level::Users, None, None);
+    first.next(&scene);
+    let (began, mut frames) = (Instant::now(), 0);
+    for number in 1..=1_000_u16 {
+        let comes_at = began + within * u32::from(number) / 1_000;
+        while let Some(due_at) = scene.mirror.run_errands().filter(|due_at| *due_at < comes_at) {
+            tokio::time::sleep_until(due_at).await;
+        }
+        tokio::time::sleep_until(comes_at).await;
+        scene.mirror.hear(published("e", u64::from(number) - 1, vec![set(number, 1)]));
+        if number % instances == 0 && number > 1 {
+            scene.mirror.attach(Level::Users, &scene.wake);
+        }
+        while first.next(&scene) != "nothing" {
+            frames += 1;
+        }
+    }
+    scene.long_tick().await;
+    frames += usize::from(first.next(&scene) != "nothing");
+    assert_eq!(first.occupancy.users, 1_000);
+    (frames, scene.mirror.mode())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_thousand_who_come_evenly_are_few_frames_however_long_it_takes_them_to_be_a_crowd() {
+    for (seconds, instances, most) in [(5, 2, 30), (12, 2, 60), (20, 1, 80), (20, 2, 90), (20, 4, 110)] {
+        let (frames, mode) = told_while_a_thousand_come(Duration::from_secs(seconds), instances).await;
+        println!("{seconds} s, {instances} instances: {frames} frames");
+        assert_eq!(mode, Mode::Net);
+        assert!(frames <= most, "{frames} frames in {seconds} s on one of {instances} instances");
     }
 }
 

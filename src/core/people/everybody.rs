@@ -245,7 +245,7 @@ impl People {
         }
     }
 
-    /// Nobody has watched everybody for a while.
+    /// Nobody has watched everybody for a while. Whom nobody watches by name goes at once: that while was theirs too.
     fn end_everybody(&self) {
         let register = &mut *self.lock();
         let everybody = &mut register.everybody;
@@ -255,8 +255,11 @@ impl People {
         (everybody.ends_at, everybody.is_listed, everybody.to_list) = (None, false, false);
         everybody.unknown.clear();
         for slot in register.all() {
-            if std::mem::take(&mut register.entry_mut(slot).everybody) {
-                self.let_linger(register, slot);
+            let entry = register.entry_mut(slot);
+            if std::mem::take(&mut entry.everybody) && !entry.is_wanted() {
+                let lane = self.lane(&entry.user);
+                register.remove(lane, slot);
+                self.lanes[lane].to_follow.notify_one();
             }
         }
     }

@@ -7,6 +7,7 @@ use tokio::time::sleep;
 use crate::{
     core::{
         Cause, Command, Core, PatternDelivery, PatternWatch, Reply, Session, UserWatch,
+        mirrors::LINGER,
         rigged::Rigged,
         simulation,
         tests::{nobody, settings},
@@ -181,9 +182,38 @@ async fn who_watches_everybody_and_is_further_behind_than_is_remembered_gets_the
     assert_eq!(told(&watch), (vec![("watcher".to_owned(), true)], vec![Some(Cause::Slow)]));
     guests(1).await;
     assert_eq!(told(&watch), (vec![("guest-000".to_owned(), false)], vec![]));
-    assert!(watch.unwatch_all() && !watch.unwatch_all());
-    sleep(Duration::from_secs(25)).await;
-    assert_eq!(core.people.len(), 0, "nobody is kept for nobody");
+}
+
+#[tokio::test(start_paused = true)]
+async fn when_nobody_watches_everybody_any_more_all_go_after_one_wait_but_for_those_who_are_watched_by_name() {
+    let core = start();
+    let watcher = hello(&core, "watcher").await;
+    let mut online = Vec::new();
+    for n in 0..5 {
+        online.push(hello(&core, &format!("guest-{n}")).await);
+    }
+    let (all, by_name) = (watcher.user_watch(&nobody()), watcher.user_watch(&nobody()));
+    assert!(all.watch_all());
+    by_name.add(&[user("guest-0")], 9).unwrap();
+    a_moment().await;
+    assert_eq!((told(&all).0.len(), told(&by_name).0.len(), core.people.len()), (6, 1, 6));
+    assert!(all.unwatch_all() && !all.unwatch_all());
+    sleep(LINGER - Duration::from_secs(1)).await;
+    assert_eq!(core.people.len(), 6, "somebody may be back soon");
+    sleep(Duration::from_secs(1)).await;
+    a_moment().await;
+    assert_eq!(core.people.len(), 1, "nobody is kept for nobody");
+    choose(&mut online[0], Some(Choice::Busy)).await;
+    a_moment().await;
+    assert_eq!(told(&by_name).0, [("guest-0".to_owned(), true)], "whoever is watched by name still is");
+    // Who comes back begins anew.
+    assert!(all.watch_all());
+    a_moment().await;
+    assert_eq!((told(&all).0.len(), core.people.len()), (6, 6));
+    drop((all, by_name));
+    sleep(LINGER).await;
+    a_moment().await;
+    assert_eq!(core.people.len(), 0);
 }
 
 async fn watch_rooms(session: &mut Session) -> PatternWatch {
