@@ -78,7 +78,7 @@ test("numbers, instances and channels are those of the server, and move", LIMIT,
     await live(page);
     await eventually("nobody yet", async () => [await number(page, "connections"), await number(page, "users"), await number(page, "channels")], [0, 0, 0]);
     await page.getByText("No channel is occupied.").waitFor();
-    await present(large, "ann", own.address);
+    const anns = await present(large, "ann", own.address);
     await place(small, "lease", {}, own);
     await place(large, "lease", {}, own);
     await eventually("they are counted", async () => [await number(page, "connections"), await number(page, "users"), await number(page, "channels")], [1, 2, 2]);
@@ -91,7 +91,7 @@ test("numbers, instances and channels are those of the server, and move", LIMIT,
     assert.deepEqual(await texts(page, "#instances .instance-connections"), ["1"]);
     assert.match(await text(page, "#instances .lease-words"), /^\d+\.\d s$/);
     assert.equal(await text(page, "#instances-count"), "1 instance");
-    await page.close();
+    await Promise.all([page.close(), anns.close()]);
   } finally {
     await own.stop();
   }
@@ -301,6 +301,7 @@ test("outside development mode it wants a key, which stays in memory, and says w
     };
     await page.getByRole("heading", { name: "This server wants an API key" }).waitFor();
     assert.equal(await text(page, "#live-text"), "needs a key");
+    assert.deepEqual(await faultsOf(page), []);
     await use("rck_made-up");
     await eventually("wrong", () => text(page, "#key-problem"), "Not accepted: no such API key is known here.");
     await use(narrow.key);
