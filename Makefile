@@ -22,6 +22,7 @@ test: setup ## All tests: Rust against real Redis and nginx, the client, both in
 	cargo test --locked --features test-hooks
 	ROLLCALL_TEST_REDIS=cluster cargo test --locked --features test-hooks --test native
 	ROLLCALL_TEST_REDIS=valkey cargo test --locked --features test-hooks --test native
+	ROLLCALL_TEST_WEBSOCKET=direct cargo test --locked --features test-hooks --test native --test hostile --test topology --test starting
 	cd sdk && PATH="$(CURDIR)/.node/node_modules/.bin:$$PATH" ROLLCALL_BIN="$(BINARY)" npm test
 	cd tests/browser && PATH="$(CURDIR)/.node/node_modules/.bin:$$PATH" ROLLCALL_BIN="$(BINARY)" CHROMIUM="$${CHROMIUM:-$$($(CURDIR)/script/browser)}" node --test
 	ROLLCALL_BIN="$(BINARY)" tests/openapi/run

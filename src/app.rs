@@ -1,12 +1,8 @@
 //! The roof: builds the service, binds it, runs it, and stops it in order.
 
-use std::{
-    error::Error,
-    net::{SocketAddr, TcpListener},
-    path::Path,
-    sync::Arc,
-    time::Duration,
-};
+mod serving;
+
+use std::{error::Error, net::SocketAddr, sync::Arc, time::Duration};
 
 use actix_web::{App, HttpServer, dev::ServerHandle, middleware::from_fn, web};
 use tokio::{
@@ -15,27 +11,21 @@ use tokio::{
     time::{Instant, sleep},
 };
 
+use self::serving::{direct, library, listen, tls_config};
 use crate::{
     auth::{Issuer, ResumeKey, Verifier},
     config::Settings,
     core::{self, Core},
     domain::{partition::Terms, principal::Capabilities},
-    doors::{Doors, audit::Audit, credentials, gate::Gate, ops, page, request, rest, sse, tickets, ws},
+    doors::{
+        Doors, audit::Audit, credentials, gate::Gate, ops, page, request, rest, settings::Carrier, sse, tickets, ws,
+    },
     metrics::Metrics,
     store::{Feed, Store, memory::Memory, redis::Redis},
 };
 
 /// The version of this program.
 const VERSION: &str = env!("CARGO_PKG_VERSION");
-/// For a socket whose reader is slow the kernel keeps twice this, its own bookkeeping included; what is more waits in the mirrors, once for all.
-const SEND_BUFFER: usize = 32 * 1024;
-/// The library takes no more for a socket while so much waits to be written to it.
-const WRITE_BUFFER: usize = 8 * 1024;
-/// Sockets that wait to be accepted.
-const BACKLOG: i32 = 2048;
-/// For requests that are still being answered when the sockets have gone.
-const LAST_REQUESTS_S: u64 = 5;
-
 type Failure = Box<dyn Error + Send + Sync>;
 
 /// A service that is bound and answers. Dropping it leaves it running until the process ends; call [`Application::stop`].
@@ -88,9 +78,12 @@ impl Application {
 
         let listener = listen(settings.server.listen)?;
         let address = listener.local_addr()?;
-        let main = {
+        let tls = settings.server.tls_cert.as_deref().zip(settings.server.tls_key.as_deref());
+        let tls = tls.map(|(certificates, key)| tls_config(certificates, key)).transpose()?;
+        let scheme = if tls.is_some() { "https" } else { "http" };
+        let app = {
             let doors = doors.clone();
-            HttpServer::new(move || {
+            move || {
                 App::new()
                     .app_data(doors.clone())
                     .wrap(from_fn(credentials::only_this_machine))
@@ -101,20 +94,13 @@ impl Application {
                     .configure(tickets::routes)
                     .configure(page::routes)
                     .configure(rest::routes)
-            })
-            .max_connections(settings.server.max_connections)
-            .h1_write_buffer_size(WRITE_BUFFER)
-            // Who has closed its half waits for no answer; a stream of events would not notice until it is written to.
-            .h1_allow_half_closed(false)
-            .shutdown_timeout(LAST_REQUESTS_S)
-            .disable_signals()
+            }
         };
-        let tls = settings.server.tls_cert.as_deref().zip(settings.server.tls_key.as_deref());
-        let (main, scheme) = match tls {
-            Some((certificates, key)) => (main.listen_rustls_0_23(listener, tls_config(certificates, key)?)?, "https"),
-            None => (main.listen(listener)?, "http"),
+        let main = match settings.server.websocket {
+            Carrier::Library => library(app, listener, tls, settings.server.max_connections)?,
+            Carrier::Direct => direct(app, listener, tls, settings.server.max_connections)?,
         };
-        let mut servers = vec![spawn(main.run())];
+        let mut servers = vec![spawn(main)];
         if let Some(ops_listen) = settings.server.ops_listen {
             let listener = listen(ops_listen)?;
             tracing::info!(address = %listener.local_addr()?, "operations are answered here");
@@ -203,32 +189,6 @@ async fn store(settings: &Settings, instance: &str) -> Result<(Arc<dyn Store>, A
     }
     let (redis, feed) = Redis::open(&settings.redis, terms, instance, last_seen_days).await?;
     Ok((redis, feed))
-}
-
-fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
-    use socket2::{Domain, Protocol, Socket, Type};
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    socket.set_reuse_address(true)?;
-    // Sockets inherit these from the listener.
-    socket.set_send_buffer_size(SEND_BUFFER)?;
-    socket.set_tcp_nodelay(true)?;
-    // No TCP_USER_TIMEOUT: the kernel counts it from when the peer's window was too small for all that waits, and goes on counting while the peer reads.
-    socket.set_nonblocking(true)?;
-    let error =
-        |error: std::io::Error| std::io::Error::new(error.kind(), format!("cannot listen on {address}: {error}"));
-    socket.bind(&address.into()).map_err(error)?;
-    socket.listen(BACKLOG).map_err(error)?;
-    Ok(socket.into())
-}
-
-fn tls_config(certificates: &Path, key: &Path) -> Result<rustls::ServerConfig, Failure> {
-    use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
-    let unreadable = |path: &Path, why: &dyn std::fmt::Display| format!("{} cannot be read: {why}", path.display());
-    let chain = CertificateDer::pem_file_iter(certificates)
-        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
-        .map_err(|why| unreadable(certificates, &why))?;
-    let key = PrivateKeyDer::from_pem_file(key).map_err(|why| unreadable(key, &why))?;
-    Ok(rustls::ServerConfig::builder().with_no_client_auth().with_single_cert(chain, key)?)
 }
 
 fn spawn(server: actix_web::dev::Server) -> (ServerHandle, JoinHandle<std::io::Result<()>>) {

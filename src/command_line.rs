@@ -226,6 +226,7 @@ fn describe(settings: &Settings) -> String {
     line("server.trusted_proxies", &server.trusted_proxies);
     line("server.tls_cert", &server.tls_cert);
     line("server.tls_key", &server.tls_key);
+    line("server.websocket", &server.websocket);
     line("server.max_connections", &server.max_connections);
     line("server.hello_timeout_ms", &server.hello_timeout_ms);
     line("server.drain_ms", &server.drain_ms);

@@ -266,7 +266,7 @@ impl Ledger {
             if is_lost {
                 lost.push(roster.clone());
             }
-            places.insert(roster, place);
+            places.insert(roster, Box::new(place));
         }
         book.owners += 1;
         let (owner, user) = (book.owners, user.clone());
@@ -479,7 +479,7 @@ impl Ledger {
             }
             (None, Some(content)) => {
                 let place = Place::new(partition, wanted, content, limit, Waiting::new(count), self.member(roster));
-                account.places.insert(roster.clone(), Place { waiters: vec![(1, sender)], ..place });
+                account.places.insert(roster.clone(), Box::new(Place { waiters: vec![(1, sender)], ..place }));
                 1
             }
             (None, None) => return answered(Settlement::Lost),

@@ -234,7 +234,7 @@ mod tests {
 
     fn server(more: serde_json::Value) -> settings::Server {
         let mut all = json!({"listen": "127.0.0.1:0", "allowed_origins": [], "trusted_proxies": [],
-            "max_connections": 1, "hello_timeout_ms": 1, "drain_ms": 1, "slow_close_ms": 1});
+            "websocket": "direct", "max_connections": 1, "hello_timeout_ms": 1, "drain_ms": 1, "slow_close_ms": 1});
         all.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
         serde_json::from_value(all).unwrap()
     }

@@ -29,7 +29,8 @@ pub struct Outbox {
     replies: VecDeque<Bytes>,
     /// The snapshot of which pages are still to come.
     paging: Option<(Source, Pages)>,
-    watches: BTreeMap<ChannelName, Watch>,
+    // In boxes, for a map's node has room for eleven of what most have one of.
+    watches: BTreeMap<ChannelName, Box<Watch>>,
     users: Option<UserWatch>,
     patterns: BTreeMap<Pattern, PatternWatch>,
     sources: HashMap<u64, Source>,
@@ -136,7 +137,7 @@ impl Outbox {
 
     /// The level at which a channel is watched.
     pub fn level(&self, channel: &ChannelName) -> Option<Level> {
-        self.watches.get(channel).map(Watch::level)
+        self.watches.get(channel).map(|watch| watch.level())
     }
 
     /// How many channels are watched.
@@ -151,7 +152,7 @@ impl Outbox {
         self.hub.listen(watch.mirror_id(), self.seat, &self.ear);
         self.sources.insert(watch.mirror_id(), Source::Channel(channel.clone()));
         self.dirty.insert(Source::Channel(channel.clone()));
-        self.watches.insert(channel, watch);
+        self.watches.insert(channel, Box::new(watch));
     }
 
     /// A watch ends, at once: what was still to be sent of it is not. Returns whether there was one.
@@ -239,7 +240,7 @@ impl Outbox {
                     continue;
                 }
             };
-            match self.watches.get_mut(&channel).and_then(Watch::deliver) {
+            match self.watches.get_mut(&channel).and_then(|watch| watch.deliver()) {
                 None => {
                     self.dirty.remove(&source);
                 }

@@ -26,6 +26,8 @@ pub struct Server {
     /// The private key (PEM) of the listener's certificate.
     #[serde(default)]
     pub tls_key: Option<PathBuf>,
+    /// What carries WebSockets.
+    pub websocket: Carrier,
     /// How many sockets an instance holds.
     pub max_connections: usize,
     /// How long a fresh socket may take to say `hello`.
@@ -34,6 +36,17 @@ pub struct Server {
     pub drain_ms: u64,
     /// After how long without reading anything a watcher is closed.
     pub slow_close_ms: u64,
+}
+
+/// What carries WebSockets: `server.websocket`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+pub enum Carrier {
+    /// actix-ws.
+    #[serde(rename = "actix-ws")]
+    Library,
+    /// Sockets taken over from the HTTP server.
+    #[serde(rename = "direct")]
+    Direct,
 }
 
 impl Server {

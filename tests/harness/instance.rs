@@ -65,6 +65,10 @@ impl Instance {
             command.env_remove(name);
         }
         command.env("ROLLCALL__SERVER__LISTEN", "127.0.0.1:0");
+        // `ROLLCALL_TEST_WEBSOCKET` runs any test over the other carrier of WebSockets.
+        if let Ok(carrier) = std::env::var("ROLLCALL_TEST_WEBSOCKET") {
+            command.env("ROLLCALL__SERVER__WEBSOCKET", carrier);
+        }
         if !arguments.contains(&"--dev") {
             command
                 .env("ROLLCALL__AUTH__HS256_SECRET", HS256_SECRET)

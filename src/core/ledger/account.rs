@@ -162,7 +162,8 @@ pub(super) struct Account {
     /// The take that the client's newest resume token names.
     pub(super) token: u64,
     pub(super) needs_proof: bool,
-    pub(super) places: BTreeMap<RosterKey, Place>,
+    /// In boxes, for a map's node has room for eleven of what most have two of.
+    pub(super) places: BTreeMap<RosterKey, Box<Place>>,
     pub(super) notices: Option<Arc<Notices>>,
 }
 

@@ -347,7 +347,7 @@ impl Ledger {
             }
             None => {
                 let place = Place::new(partition, wanted, content, limit, Waiting::new(&lane.waiting), member);
-                account.places.insert(twin.clone(), Place { waiters, ..place });
+                account.places.insert(twin.clone(), Box::new(Place { waiters, ..place }));
             }
         }
         self.queue(book, connection, &twin);

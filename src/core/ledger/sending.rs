@@ -177,12 +177,12 @@ impl Ledger {
         let is_user = roster.is_user();
         if matches!(place.wanted, Wanted::Gone(_)) && is_user {
             // Erased after the channels that it names, and where it only moves after the new one is there.
-            let is_before = |(other, place): (&RosterKey, &Place)| {
+            let is_before = |other: &RosterKey, place: &Place| {
                 let is_named = !other.is_user() && other.is_hidden() == roster.is_hidden();
                 let is_next = other.is_user() && other != roster && !matches!(place.wanted, Wanted::Gone(_));
                 is_named || (is_next && place.fresh)
             };
-            if account.places.iter().any(is_before) {
+            if account.places.iter().any(|(other, place)| is_before(other, place)) {
                 return None;
             }
         }

@@ -3,7 +3,6 @@
 mod answers;
 mod close;
 mod hello;
-mod measure;
 mod socket;
 mod transport;
 mod wanted;
@@ -19,6 +18,7 @@ use tracing::Instrument as _;
 
 pub(super) use self::close::Close;
 use self::socket::Socket;
+pub use self::transport::upgrade;
 use super::{Doors, credentials, problem::Problem, rest};
 use crate::{
     core::{Code, Error},
@@ -57,19 +57,14 @@ async fn open(request: HttpRequest, body: web::Payload, doors: web::Data<Doors>)
     }
     let address = credentials::client_address(&request, &doors.server);
     let permit = doors.gate.enter(address)?;
-    let accepted = transport::accept(&request, body, PROTOCOL, doors.limits.frame_bytes);
-    let (response, receiver, sender) =
-        accepted.map_err(|refused| Problem::of_http(StatusCode::BAD_REQUEST, refused.to_string()))?;
-    let socket = Socket::new(doors, sender, header_token);
-    let span = tracing::debug_span!("socket", connection = tracing::field::Empty);
-    actix_web::rt::spawn(
-        async move {
-            socket.run(receiver).await;
-            drop(permit);
-        }
-        .instrument(span),
-    );
-    Ok(response)
+    let frame_bytes = doors.limits.frame_bytes;
+    let begin = move |receiver, sender| {
+        let socket = Socket::new(doors, receiver, sender, header_token, permit);
+        let span = tracing::debug_span!("socket", connection = tracing::field::Empty);
+        actix_web::rt::spawn(socket.run().instrument(span));
+    };
+    let accepted = transport::accept(&request, body, PROTOCOL, frame_bytes, begin);
+    accepted.map_err(|refused| Problem::of_http(StatusCode::BAD_REQUEST, refused.to_string()))
 }
 
 fn offers(request: &HttpRequest, protocol: &str) -> bool {

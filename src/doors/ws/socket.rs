@@ -22,7 +22,7 @@ use crate::{
         time::wall_now_ms,
         version::Version,
     },
-    doors::{Doors, bucket::Bucket, outbox::Outbox, watching::Wanted, ws::answers},
+    doors::{Doors, bucket::Bucket, gate::Permit, outbox::Outbox, watching::Wanted, ws::answers},
     metrics::Because,
 };
 
@@ -85,6 +85,7 @@ type Operation = LocalBoxFuture<'static, Finished>;
 /// One socket.
 pub struct Socket {
     pub(super) doors: Data<Doors>,
+    receiver: Receiver,
     sender: Sender,
     pub(super) outbox: Outbox,
     pub(super) session: Option<Session>,
@@ -105,16 +106,25 @@ pub struct Socket {
     reconnect_at: Option<Instant>,
     /// What somebody who put the client out has for it.
     said: Arc<str>,
+    /// Its place among the open ones.
+    _permit: Permit,
 }
 
 impl Socket {
-    /// A socket whose handshake was answered.
-    pub fn new(doors: Data<Doors>, sender: Sender, header_token: Option<String>) -> Self {
+    /// A socket whose handshake was answered. It stands in a box of its own, for a future has a second place for what is moved into it.
+    pub fn new(
+        doors: Data<Doors>,
+        receiver: Receiver,
+        sender: Sender,
+        header_token: Option<String>,
+        permit: Permit,
+    ) -> Box<Self> {
         let now = Instant::now();
-        Self {
+        Box::new(Self {
             bucket: Bucket::new(doors.limits.operations_per_second, now),
             asides: Bucket::new(doors.limits.signals_per_second, now),
             doors,
+            receiver,
             sender,
             outbox: Outbox::on_this_worker(),
             session: None,
@@ -128,14 +138,15 @@ impl Socket {
             pinged_at: None,
             reconnect_at: None,
             said: Arc::default(),
-        }
+            _permit: permit,
+        })
     }
 
     /// Runs until the socket ends, whatever ends it, and ends the session accordingly.
-    pub async fn run(mut self, receiver: Receiver) {
+    pub async fn run(mut self: Box<Self>) {
         let metrics = self.doors.core.metrics().clone();
         metrics.sockets.inc();
-        let close = self.serve(receiver).await;
+        let close = self.serve().await;
         // An operation under way holds the session: it is heard out, within the time that operations are given. Not so a hello: whoever gave it up may
         // have come back elsewhere, and must not be overtaken by it.
         if let Some(operation) = self.operation.take().filter(|_| self.connection.is_some()) {
@@ -147,13 +158,14 @@ impl Socket {
         let (code, name, description) = close.parts();
         if close != Close::Gone {
             let said = if self.said.is_empty() { description } else { Close::said(&self.said) };
-            self.sender.close(code, said).await;
+            // What happens once in a life must not have its place in each socket all along: so it is boxed, here and below.
+            Box::pin(self.sender.close(code, said)).await;
         }
         metrics.sockets.dec();
         metrics.closes.get_or_create(&Because { reason: name }).inc();
     }
 
-    async fn serve(&mut self, mut receiver: Receiver) -> Close {
+    async fn serve(&mut self) -> Close {
         let metrics = self.doors.core.metrics().clone();
         let ear = self.outbox.ear().clone();
         let mut draining = self.doors.draining.clone();
@@ -167,6 +179,7 @@ impl Socket {
                     return Close::Gone;
                 }
             }
+            self.sender.flush();
             let timer = match self.look_at_clock() {
                 Ok(at) => at,
                 Err(close) => {
@@ -206,7 +219,7 @@ impl Socket {
                 }
                 typing = wait_for_typing(typists) => self.outbox.reply(wire::typing(&typing)),
                 marked = ear.heard() => self.outbox.mark(marked),
-                inbound = receiver.receive(), if reads => {
+                inbound = self.receiver.receive(), if reads => {
                     self.heard_at = Instant::now();
                     // An operation may wait for the very proof that a pong brings; and nobody waits for one whose socket has ended.
                     let waits = !matches!(inbound, Inbound::Ping(_) | Inbound::Pong(_) | Inbound::Close | Inbound::Gone);

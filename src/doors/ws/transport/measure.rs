@@ -24,7 +24,7 @@ pub struct Measured {
 impl Measured {
     /// Refuses frames of more than `most` bytes.
     pub fn new(payload: Payload, most: usize) -> Self {
-        Self { payload, ruler: Ruler { most: most as u64, header: [0; HEADER], has: 0, left: 0 } }
+        Self { payload, ruler: Ruler::new(most) }
     }
 }
 
@@ -43,7 +43,7 @@ impl Stream for Measured {
 }
 
 /// Where in the frames the bytes are (RFC 6455, section 5.2).
-struct Ruler {
+pub(super) struct Ruler {
     most: u64,
     header: [u8; HEADER],
     /// As many bytes of a header have come.
@@ -53,8 +53,12 @@ struct Ruler {
 }
 
 impl Ruler {
+    pub(super) fn new(most: usize) -> Self {
+        Self { most: most as u64, header: [0; HEADER], has: 0, left: 0 }
+    }
+
     /// False when a frame among these bytes is longer than it may be.
-    fn fits(&mut self, mut bytes: &[u8]) -> bool {
+    pub(super) fn fits(&mut self, mut bytes: &[u8]) -> bool {
         loop {
             let skipped = bytes.len().min(usize::try_from(self.left).unwrap_or(usize::MAX));
             self.left -= skipped as u64;
@@ -118,15 +122,11 @@ mod tests {
         frame
     }
 
-    fn ruler(most: u64) -> Ruler {
-        Ruler { most, header: [0; HEADER], has: 0, left: 0 }
-    }
-
     #[test]
     fn frames_are_measured_however_their_bytes_are_cut() {
         let fitting: Vec<u8> = [0, 1, 125, 126, 127, 1000, 70_000].into_iter().flat_map(frame).collect();
         for step in [1, 2, 3, 7, 1000, fitting.len()] {
-            let mut ruler = ruler(70_000);
+            let mut ruler = Ruler::new(70_000);
             assert!(fitting.chunks(step).all(|chunk| ruler.fits(chunk)), "{step}");
             let long = frame(70_001);
             assert!(!long[..14].chunks(step).all(|chunk| ruler.fits(chunk)), "{step}: the header alone says it");
@@ -138,6 +138,6 @@ mod tests {
         let mut header = vec![0x81, 0xff];
         header.extend([0xff; 8]);
         header.extend([0; 4]);
-        assert!(!ruler(1 << 20).fits(&header));
+        assert!(!Ruler::new(1 << 20).fits(&header));
     }
 }
