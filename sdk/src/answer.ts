@@ -41,7 +41,7 @@ export interface Presence<State = Json> extends Shown {
   readonly typing: readonly string[];
   /** False before the server has said so, and after it took this user out: `error` says why then. */
   readonly isJoined: boolean;
-  /** The handle, for signals and pages; undefined before the component is mounted. */
+  /** The handle, for signals and pages; undefined before anybody here is mounted. */
   readonly room: Room<State> | undefined;
 }
 

@@ -115,7 +115,10 @@ export class KeptChannel extends Kept<ShownChannel<unknown>, Channel<unknown>> {
     const before = this.#said ?? {};
     const wanted = this.#wanted() ?? {};
     const patch = patchBetween(before, wanted);
-    if (!patch || JSON.stringify(wanted) === this.#refused) return;
+    // What was refused is not said again before something else was wanted.
+    if (JSON.stringify(wanted) === this.#refused) return;
+    this.#refused = undefined;
+    if (!patch) return this.#complain(undefined);
     this.#said = wanted;
     this.#saying++;
     try {
@@ -190,7 +193,11 @@ export class Keep {
 
   addChannel(name: string, level: Level, isRoom: boolean): KeptChannel {
     const key = JSON.stringify([name, level, isRoom]);
-    const kept = new KeptChannel(this.#client, () => this.#channels.delete(key), this, name, level, isRoom);
+    const ended = () => {
+      this.#channels.delete(key);
+      for (const other of this.#channels.values()) if (other.name === name) other.retry();
+    };
+    const kept = new KeptChannel(this.#client, ended, this, name, level, isRoom);
     this.#channels.set(key, kept);
     return kept;
   }

@@ -103,6 +103,11 @@ export abstract class Kept<Look extends Shown, Of extends Handle> {
     if (this.handle && !this.#failure) this.rearrange();
   }
 
+  /** Somebody else who has wanted it otherwise has gone. */
+  retry(): void {
+    if (this.#failure?.code === "conflict") this.#begin();
+  }
+
   /** At once. */
   end(): void {
     this.#timers.stop();

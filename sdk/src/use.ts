@@ -64,13 +64,15 @@ export class ChannelUse<State = Json> {
     this.#kept?.rearranged();
   }
 
+  /** The handle of all who are in the channel. Another component may have it already, and nothing changes when this one comes. */
   get room(): Room<State> | undefined {
-    return this.#kept?.room as Room<State> | undefined;
+    const { client, name, level, isRoom } = this;
+    return isNothing(name) ? undefined : (keepOf(client).channel(name, level, isRoom)?.room as Room<State> | undefined);
   }
 
   /** Changes the own state beside what is declared. */
   readonly update = async (patch: Parameters<Room<State>["update"]>[0]): Promise<void> => {
-    const { room } = this;
+    const room = this.#kept?.room;
     if (!room) throw new RollcallError("closed", "nobody is in the channel here: call `update` when the component is mounted");
     await room.update(patch);
   };
@@ -79,7 +81,7 @@ export class ChannelUse<State = Json> {
   type(isTyping: boolean): void {
     this.#isTyping = isTyping;
     try {
-      this.room?.typing(isTyping);
+      this.#kept?.room?.typing(isTyping);
     } catch {
       // The handle has ended, and `error` says why: nobody sees this user type.
     }

@@ -341,6 +341,7 @@ export class View<State> {
 
   #goLive(): void {
     this.isLive = true;
+    this.error = undefined;
     this.#touch();
     this.#settle();
   }

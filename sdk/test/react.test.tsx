@@ -185,6 +185,34 @@ test("a state that the server does not take is told, and the next one is sent", 
   assert.equal(container.textContent, "ann 1 live");
 });
 
+test("a refusal is over when the state is again what it was before, and the refused one may be tried another time", async () => {
+  const { container, show } = mount(<People state={{ name: "Ann" }} />);
+  await admit();
+  show(<People state={{ name: "much too long" }} />);
+  await act(() => FakeSocket.last.refuse("update", { code: "too_large" }));
+  assert.equal(container.textContent, "too_large");
+  show(<People state={{ name: "Ann" }} />);
+  await settled();
+  assert.deepEqual([container.textContent, count("update")], ["ann 1 live", 1]);
+  show(<People state={{ name: "much too long" }} />);
+  await act(() => FakeSocket.last.refuse("update", { code: "too_large" }));
+  assert.deepEqual([container.textContent, count("update")], ["too_large", 2]);
+});
+
+test("whoever is mounted where somebody is in the channel already has the handle too", async () => {
+  const rooms: unknown[] = [];
+  function Named({ at }: { at: number }) {
+    rooms[at] = usePresence("room").room;
+    return null;
+  }
+  const { show } = mount([<Named key="0" at={0} />]);
+  await admit();
+  show([<Named key="0" at={0} />, <Named key="1" at={1} />]);
+  await settled();
+  assert.ok(rooms[0]);
+  assert.equal(rooms[1], rooms[0]);
+});
+
 test("states of several components in one channel are shown together", async () => {
   const one = <People key="a" state={{ name: "Ann" }} />;
   function Mood() {
@@ -299,6 +327,38 @@ test("another level does not leave meanwhile, and two at a time are a conflict t
   show([<People key="a" level="connections" />, <People key="b" />]);
   await settled();
   assert.match(container.textContent ?? "", /^ann,ann 1 live(conflict)$/);
+});
+
+test("a conflict is over when the one with the other level has gone", async () => {
+  const { container, show } = mount([<People key="a" level="connections" />]);
+  await admit([{ ...ann, connection: "1" }]);
+  show([<People key="a" level="connections" />, <People key="b" />]);
+  await settled();
+  assert.match(container.textContent ?? "", /conflict$/);
+  show([<People key="b" />]);
+  await pass(LINGER_MS);
+  await admit();
+  assert.equal(container.textContent, "ann 1 live");
+});
+
+test("whoever only watches has no error any more after the client was told to connect again, also where nothing has happened", async () => {
+  function Watcher() {
+    const { userCount, isLive, error } = useMembers("room");
+    return <p>{`${userCount} ${isLive ? "live" : "not live"} ${error?.code ?? ""}`}</p>;
+  }
+  const { container } = mount(<Watcher />);
+  await act(() => FakeSocket.last.answer("watch"));
+  await hear({ event: "snapshot", level: "users", version: 1, members: [ben], more: false });
+  assert.equal(container.textContent, "1 live ");
+  await act(async () => FakeSocket.last.breaks(4505, "too many"));
+  assert.equal(container.textContent, "1 not live limit");
+  await act(async () => {
+    client.connect();
+    await settle();
+  });
+  await act(() => FakeSocket.last.welcome("r2"));
+  await act(() => FakeSocket.last.answer("watch"));
+  assert.equal(container.textContent, "1 live ");
 });
 
 test("whoever counts only ends nothing early", async () => {

@@ -84,6 +84,22 @@ test("a component is in its channel, shows who else is, and leaves a moment afte
   assert.deepEqual([count("leave"), count("unwatch")], [1, 1]);
 });
 
+test("whoever is mounted where somebody is in the channel already has the handle too", async () => {
+  const rooms: ReturnType<typeof usePresence>["room"][] = [];
+  const Named = defineComponent(() => {
+    rooms.push(usePresence("room").room);
+    return () => null;
+  });
+  const isBeside = ref(false);
+  mount(() => [h(Named), isBeside.value ? h(Named) : null]);
+  await admit();
+  isBeside.value = true;
+  await nextTick();
+  await settle();
+  assert.ok(rooms[0]?.value);
+  assert.equal(rooms[1]?.value, rooms[0]?.value);
+});
+
 test("another channel is joined and the one before is left, and one that is mounted again has never been away", async () => {
   const channel = ref<string | null>(null);
   const key = ref(1);
