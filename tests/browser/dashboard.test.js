@@ -151,6 +151,7 @@ test("nobody is asked while nobody looks", LIMIT, async () => {
     }, state);
   await show("hidden");
   const before = asked;
+  await page.evaluate(() => [1, 2, 3].forEach(() => dispatchEvent(new Event("online"))));
   await page.waitForTimeout(5000);
   assert.ok(asked <= before + 1, `${asked - before} requests while the page was hidden`);
   await show("visible");
@@ -231,6 +232,70 @@ for (const [how, signal] of [["was told to come back later", "SIGTERM"], ["broke
     }
   });
 }
+
+/** A stream that tells these frames and breaks. */
+const broken = (...frames) => ({ contentType: "text/event-stream", body: frames.map((frame, at) => `id: ${at}\ndata: ${JSON.stringify(frame)}\n\n`).join("") });
+
+test("a stream that opens and breaks each time is asked for more and more rarely", LIMIT, async () => {
+  const asked = [];
+  const page = await visit({
+    prepare: async (opened) => {
+      // The longest that each wait can be.
+      await opened.addInitScript(() => (Math.random = () => 0.999));
+      await opened.route("**/v1/events?*", (route) => {
+        asked.push(performance.now());
+        return route.fulfill(broken());
+      });
+    },
+  });
+  await live(page);
+  await page.getByLabel("Look into a channel").fill(room());
+  await page.keyboard.press("Enter");
+  await eventually("it is asked for again", () => asked.length >= 4, true, 20_000);
+  assert.ok(asked[3] - asked[0] > 3400, `half a second, one and two were waited: ${asked}`);
+});
+
+test("nobody types on a page whose stream broke", LIMIT, async () => {
+  const channel = room();
+  const ann = { user: "ann", status: "online", state: {}, since: 1, connections: 1 };
+  const about = { channel, time: 1 };
+  const told = { event: "snapshot", level: "users", mode: "full", epoch: "e", version: 1, members: [ann], more: false, occupancy: { users: 1, connections: 1 }, ...about };
+  const answers = [broken(told, { event: "typing", user: "ann", typing: true, ...about })];
+  const page = await visit({
+    prepare: (opened) => opened.route("**/v1/events?*", (route) => (answers[0] ? route.fulfill(answers.shift()) : route.abort())),
+    bears: /ERR_FAILED/,
+  });
+  await live(page);
+  await page.getByLabel("Look into a channel").fill(channel);
+  await page.keyboard.press("Enter");
+  await eventually("who was there", () => members(page), ["ann"]);
+  await eventually("it is said", async () => /trying again/.test(await text(page, "#room-live-text")), true);
+  assert.equal(await text(page, "#typing"), "");
+});
+
+test("the dialog about one is not closed by what was asked about another, and names whom it is about in full", LIMIT, async () => {
+  const channel = room();
+  const [first, second] = ["a", "b"].map((end) => `${"0123456789".repeat(5)}${end}`);
+  for (const user of [first, second]) await place(channel, user);
+  let answer;
+  const page = await visit({
+    prepare: (opened) => opened.route(`**/v1/users/${first}/channels/*`, (route) => (answer = () => route.fulfill({ json: { connections: 1 } }))),
+  });
+  await live(page);
+  await open(page, channel);
+  await page.getByRole("button", { name: `Kick ${first}…` }).click();
+  await page.getByRole("button", { name: "Kick", exact: true }).click();
+  await eventually("it is asked", () => answer !== undefined, true);
+  await page.keyboard.press("Escape");
+  await page.getByRole("button", { name: `Kick ${second}…` }).click();
+  assert.equal(await text(page, "#kick-title"), `Kick ${second}?`);
+  answer();
+  await eventually("it is said of the one", async () => (await text(page, "#done")).startsWith("0123456789"), true);
+  assert.equal(await page.getByRole("dialog").count(), 1);
+  await page.getByRole("button", { name: "Kick", exact: true }).click();
+  await eventually("who has no connection is not put out", async () => /has no connection in .*: nobody was put out/.test(await text(page, "#done")), true);
+  assert.equal(await page.getByRole("dialog").count(), 0);
+});
 
 test("somebody is taken out of a channel, after a question, and sees it", LIMIT, async () => {
   const channel = room();

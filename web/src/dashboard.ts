@@ -153,7 +153,7 @@ document.addEventListener("visibilitychange", () => {
     pause();
   }
 });
-addEventListener("online", () => void ask());
+addEventListener("online", () => document.visibilityState === "visible" && void ask());
 switchColours(byId("colours"), () => Object.values(charts).forEach((chart) => chart.redraw()));
 
 void ask();

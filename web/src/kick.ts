@@ -8,6 +8,8 @@ export class Kick {
   #done: (words: string) => void;
   #user = "";
   #channel: string | undefined;
+  // What was asked before, and answered late, has no say in the dialog of somebody else.
+  #turn = 0;
   #dialog = byId<HTMLDialogElement>("kick");
 
   /** `done` is told what has happened, in words. */
@@ -26,7 +28,10 @@ export class Kick {
   ask(user: string, channel?: string): void {
     this.#user = user;
     this.#channel = channel;
-    write(byId("kick-title"), `Kick ${clip(user)}?`);
+    this.#turn += 1;
+    byId<HTMLButtonElement>("kick-submit").disabled = false;
+    // The whole name, for another one may begin like it.
+    write(byId("kick-title"), `Kick ${user}?`);
     byId("kick-channel-row").hidden = channel === undefined;
     write(byId("kick-channel-words"), `Out of ${clip(channel ?? "")}: may join again`);
     byId<HTMLInputElement>(channel === undefined ? "kick-everywhere" : "kick-channel").checked = true;
@@ -47,17 +52,22 @@ export class Kick {
 
   async #carryOut(): Promise<void> {
     const submit = byId<HTMLButtonElement>("kick-submit");
-    const [user, channel, isEverywhere] = [this.#user, this.#channel, this.#isEverywhere];
+    const [user, channel, isEverywhere, turn] = [this.#user, this.#channel, this.#isEverywhere, this.#turn];
+    const isAsked = () => turn === this.#turn && this.#dialog.open;
     submit.disabled = true;
     try {
       const { connections } = await (isEverywhere || channel === undefined ? this.#disconnect(user) : this.#takeOut(user, channel));
-      this.#dialog.close();
+      if (isAsked()) this.#dialog.close();
       const where = isEverywhere ? "everywhere" : clip(channel ?? "");
-      this.#done(`${clip(user)} was put out of ${where}: ${count(connections, "connection", "connections")}.`);
+      // An app server that has placed somebody in a channel takes them out by the same way.
+      if (connections === 0 && !isEverywhere) this.#done(`${clip(user)} has no connection in ${where}: nobody was put out.`);
+      else this.#done(`${clip(user)} was put out of ${where}: ${count(connections, "connection", "connections")}.`);
     } catch (error) {
-      write(byId("kick-problem"), `Not done: ${(error as Problem).message}.`);
+      const { message } = error as Problem;
+      if (isAsked()) write(byId("kick-problem"), `Not done: ${message}.`);
+      else this.#done(`${clip(user)} was not put out: ${message}.`);
     } finally {
-      submit.disabled = false;
+      if (turn === this.#turn) submit.disabled = false;
     }
   }
 

@@ -10,6 +10,8 @@ import { changeKind, changeWords, clip, typingWords } from "./words.js";
 const CHANGES = 50;
 /** From this code on a stream does not come back by itself. */
 const FINAL = 4500;
+/** A stream that lasted so long starts the waits from the beginning, milliseconds. */
+const SETTLED_MS = 5000;
 
 /** What the dashboard does with whom it shows. */
 export interface Actions {
@@ -28,6 +30,7 @@ export class RoomView {
   #source: EventSource | undefined;
   #lastId = "";
   #attempt = 0;
+  #openedAt = Infinity;
   #timer: ReturnType<typeof setTimeout> | undefined;
   // What an earlier stream began late has no say any more.
   #turn = 0;
@@ -47,7 +50,10 @@ export class RoomView {
   }
 
   show(channel: string): void {
-    if (channel === this.#channel) return this.#focus();
+    if (channel === this.#channel) {
+      this.resume();
+      return this.#focus();
+    }
     this.#stop();
     this.#channel = channel;
     this.#roster = new Roster();
@@ -111,7 +117,7 @@ export class RoomView {
   }
 
   #opened(): void {
-    this.#attempt = 0;
+    this.#openedAt = performance.now();
     // Where nothing happened meanwhile nothing comes.
     if (this.#roster.since) this.#say("open", "live");
   }
@@ -165,11 +171,17 @@ export class RoomView {
     while (byId("changes").childElementCount > CHANGES) byId("changes").lastElementChild?.remove();
   }
 
-  #again(why: string, afterMs = fullJitter(this.#attempt++)): void {
+  #again(why: string, afterMs = this.#wait()): void {
     this.#stop();
     const turn = this.#turn;
     this.#say("waiting", `${clip(why, 80)}: trying again…`);
     this.#timer = setTimeout(() => turn === this.#turn && void this.#open(), afterMs);
+  }
+
+  /** One that opens and breaks each time is asked for more and more rarely too. */
+  #wait(): number {
+    if (performance.now() - this.#openedAt > SETTLED_MS) this.#attempt = 0;
+    return fullJitter(this.#attempt++);
   }
 
   #stop(): void {
@@ -177,7 +189,12 @@ export class RoomView {
     clearTimeout(this.#timer);
     this.#source?.close();
     this.#source = undefined;
-    this.#typing.clear();
+    this.#openedAt = Infinity;
+    if (this.#typing.size > 0) {
+      // Nobody would say that it ended.
+      this.#typing.clear();
+      this.#draw();
+    }
     this.#say("waiting", "paused");
   }
 
