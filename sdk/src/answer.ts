@@ -72,10 +72,19 @@ export interface UserStatus extends Shown {
   readonly view: UserView | undefined;
 }
 
+/** The lists that were made of members already: who has one may keep what is drawn of it for as long as nobody comes or goes. */
+const lists = new WeakMap<object, readonly Member<unknown>[]>();
+
+function listOf<State>(members: ShownChannel<State>["members"]): readonly Member<State>[] {
+  const list = lists.get(members) ?? [...members.values()];
+  lists.set(members, list);
+  return list as readonly Member<State>[];
+}
+
 export function membersOf<State>(shown: ShownChannel<State>, self: string | null | undefined): Members<State> {
   const { members, occupancy, mode, typing, isLive, isLoading, error } = shown;
   const others = typing.filter((user) => user !== self);
-  return { members: [...members.values()], userCount: occupancy.users, mode, typing: others, isLive, isLoading, error };
+  return { members: listOf(members), userCount: occupancy.users, mode, typing: others, isLive, isLoading, error };
 }
 
 export function presenceOf<State>(shown: ShownChannel<State>, self: string | null | undefined, room: Room<State> | undefined): Presence<State> {

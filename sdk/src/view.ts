@@ -49,6 +49,8 @@ export class View<State> {
   #rooms = new Set<Room<State>>();
   #typing = new Set<string>();
   #snapshot: ChannelSnapshot<State> | undefined;
+  // A copy of its own, for typing changes the snapshot more often than anybody comes or goes.
+  #members: ReadonlyMap<string, Member<State>> | undefined;
   #line: Line;
   #ended: () => void;
   // Apart, for one that is tried again is no reason not to try the other.
@@ -79,7 +81,7 @@ export class View<State> {
   get snapshot(): ChannelSnapshot<State> {
     return (this.#snapshot ??= Object.freeze({
       channel: this.name,
-      members: new Map(this.roster.members),
+      members: (this.#members ??= new Map(this.roster.members)),
       occupancy: this.roster.occupancy,
       level: this.roster.level,
       mode: this.roster.mode,
@@ -297,6 +299,7 @@ export class View<State> {
     if (taken === "gap") return void this.#watch(true);
     if (taken === "more" || taken === "known") return;
     for (const { user } of taken.left) this.#typing.delete(user);
+    this.#members = undefined;
     this.isLive = true;
     this.error = undefined;
     this.#touch();

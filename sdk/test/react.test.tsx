@@ -573,6 +573,26 @@ test("what a server has rendered is taken over as it is", async () => {
   unmount();
 });
 
+test("while others only type the list of who is there is the same object", async () => {
+  const seen: (readonly unknown[])[] = [];
+  function People() {
+    const { onlineUsers } = usePresence("room");
+    const { members } = useMembers("room");
+    const { typing } = useTyping("room");
+    seen.push([onlineUsers, members, typing]);
+    return null;
+  }
+  mount(<People />);
+  await admit([ann, ben]);
+  const before = seen.at(-1) ?? [];
+  await hear({ event: "typing", user: "ben", typing: true });
+  const after = seen.at(-1) ?? [];
+  assert.deepEqual([before[2], after[2]], [[], ["ben"]]);
+  assert.ok(after[0] === before[0] && after[1] === before[1]);
+  await delta(1, 2, { leave: [{ user: "ben", reason: "left", state: {} }] });
+  assert.deepEqual(seen.at(-1)?.[0], [ann]);
+});
+
 test("a render for nothing new gives the same objects", async () => {
   const seen: unknown[] = [];
   function Same() {
