@@ -8,8 +8,8 @@ import { join } from "node:path";
 import { after, afterEach, before, describe, test } from "node:test";
 
 import { Rollcall } from "../../sdk/dist/index.js";
-import { eventually, startBrowser } from "./harness.js";
-import { ROLLCALL, ROOT, freePort, output, start, startCable, startServer } from "./program.js";
+import { eventually, makeKey, startBrowser } from "./harness.js";
+import { ROLLCALL, ROOT, freePort, start, startCable, startServer } from "./program.js";
 
 const LIMIT = { timeout: 90_000 };
 const GRACE_MS = 8000;
@@ -29,12 +29,6 @@ let contexts = [];
 let complaints = [];
 let clients = [];
 
-/** A key as `rollcall key` makes it, and the setting that lets it in. */
-async function makeKey(name, scopes) {
-  const [key, setting] = (await output(ROLLCALL, ["key", "--name", name, "--scopes", scopes])).trim().split("\n");
-  return { key, setting: setting.replace("ROLLCALL__AUTH__API_KEYS=", "") };
-}
-
 before(async () => {
   folder = mkdtempSync(join(tmpdir(), "rollcall-examples-"));
   const [app, devices, admin] = await Promise.all([
@@ -49,7 +43,7 @@ before(async () => {
     ROLLCALL__SERVER__LISTEN: "127.0.0.1:0",
     ROLLCALL__SERVER__ALLOWED_ORIGINS: Object.values(ports).map((port) => `http://127.0.0.1:${port}`).join(),
     ROLLCALL__AUTH__HS256_SECRET: SECRET,
-    ROLLCALL__AUTH__API_KEYS: [app, devices, admin].map(({ setting }) => setting).join(),
+    ROLLCALL__AUTH__API_KEYS: [app, devices, admin].map(({ entry }) => entry).join(),
     ROLLCALL__PRESENCE__GRACE_MS: String(GRACE_MS),
   });
   cable = await startCable(rollcall.address);

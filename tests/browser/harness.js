@@ -1,61 +1,24 @@
 // One server and one browser for all tests of a file; both are ended by who started them, whatever happened.
 
-import { execFile, spawn } from "node:child_process";
-import { once } from "node:events";
 import { readFile } from "node:fs/promises";
 import { setTimeout as pause } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
-import { promisify } from "node:util";
 
 import { chromium } from "playwright-core";
 
-const START_MS = 20_000;
-const STOP_MS = 35_000; // the server may spread its goodbyes over `server.drain_ms`
+import { ROLLCALL, output, startServer as startProgram } from "./program.js";
+
 const TRUTH_MS = 10_000;
 
-const BINARY = process.env.ROLLCALL_BIN ?? fileURLToPath(new URL("../../target/debug/rollcall", import.meta.url));
-
 /** A server on a free port, in development mode unless `mode` is empty. `settings` are environment variables. */
-export async function startServer(settings = {}, mode = ["--dev"]) {
-  // Whatever this shell is set to: the test's server has its own settings, and its presence in memory.
-  const inherited = Object.entries(process.env).filter(([name]) => !name.startsWith("ROLLCALL__"));
-  const child = spawn(BINARY, ["serve", ...mode], {
-    env: { ...Object.fromEntries(inherited), ROLLCALL__SERVER__LISTEN: "127.0.0.1:0", ...settings },
-    stdio: ["ignore", "pipe", "pipe"],
-  });
-  let said = "";
-  child.stderr.on("data", (bytes) => (said = (said + bytes).slice(-4000)));
-  const address = await new Promise((resolve, reject) => {
-    const late = setTimeout(() => reject(new Error(`no address after ${START_MS} ms\n${said}`)), START_MS);
-    let out = "";
-    child.stdout.on("data", (bytes) => {
-      out = (out + bytes).slice(-4000);
-      const found = /listening on (http:\/\/\S+)/.exec(out);
-      if (!found) return;
-      clearTimeout(late);
-      resolve(found[1]);
-    });
-    child.once("error", reject);
-    child.once("exit", (code) => reject(new Error(`the server ended with ${code}\n${out}${said}`)));
-  }).catch((error) => {
-    child.kill("SIGKILL");
-    throw error;
-  });
-  const stop = async (signal = "SIGTERM") => {
-    if (child.exitCode !== null || child.signalCode !== null) return;
-    const ended = once(child, "exit");
-    child.kill(signal);
-    const killer = setTimeout(() => child.kill("SIGKILL"), STOP_MS);
-    await ended;
-    clearTimeout(killer);
-  };
-  return { address, stop };
+export function startServer(settings = {}, mode = ["--dev"]) {
+  return startProgram(ROLLCALL, ["serve", ...mode], { ROLLCALL__SERVER__LISTEN: "127.0.0.1:0", ...settings });
 }
 
 /** An API key with these scopes, and the entry of `auth.api_keys` that lets it in. */
 export async function makeKey(name, scopes) {
-  const { stdout } = await promisify(execFile)(BINARY, ["key", "--name", name, "--scopes", scopes]);
-  return { key: stdout.split("\n")[0], entry: /API_KEYS=(\S+)/.exec(stdout)[1] };
+  const said = await output(ROLLCALL, ["key", "--name", name, "--scopes", scopes]);
+  return { key: said.split("\n")[0], entry: /API_KEYS=(\S+)/.exec(said)[1] };
 }
 
 /** The system's Chromium without a window. */

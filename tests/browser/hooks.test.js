@@ -1,15 +1,12 @@
 // The examples in React and Vue as their READMEs start them, each with two people who see each other.
 
 import assert from "node:assert/strict";
-import { spawn } from "node:child_process";
-import { once } from "node:events";
 import { after, afterEach, before, test } from "node:test";
-import { fileURLToPath } from "node:url";
 
 import { eventually, faultsOf, startBrowser, startServer } from "./harness.js";
+import { ROOT, startServer as startProgram } from "./program.js";
 
 const LIMIT = { timeout: 90_000 };
-const START_MS = 30_000;
 // The first page of an example waits for what it is made of.
 const FIRST_MS = 30_000;
 // What would run if anybody took it for markup. Names have no spaces.
@@ -17,7 +14,7 @@ const HOSTILE = "<img/src=x/onerror=alert(1)>";
 
 let server;
 let browser;
-let running = [];
+const running = [];
 let contexts = [];
 let complaints = [];
 
@@ -28,7 +25,7 @@ before(async () => {
 
 after(async () => {
   await browser?.close();
-  for (const stop of running) await stop();
+  for (const example of running) await example.stop("SIGKILL");
   await server?.stop();
 }, LIMIT);
 
@@ -41,30 +38,11 @@ afterEach(async () => {
 
 /** An example on a free port, by what its `npm start` says. The answer is its address. */
 async function startExample(name) {
-  const folder = fileURLToPath(new URL(`../../examples/${name}/`, import.meta.url));
-  const vite = `${folder}node_modules/vite/bin/vite.js`;
-  const env = { ...process.env, ROLLCALL: server.address, NO_COLOR: "1" };
-  const child = spawn(process.execPath, [vite, "--host", "127.0.0.1", "--port", "0"], { cwd: folder, env, stdio: ["ignore", "pipe", "pipe"] });
-  running.push(async () => {
-    if (child.exitCode !== null || child.signalCode !== null) return;
-    const ended = once(child, "exit");
-    child.kill("SIGKILL");
-    await ended;
-  });
-  let said = "";
-  return new Promise((resolve, reject) => {
-    const late = setTimeout(() => reject(new Error(`not started after ${START_MS} ms\n${said}`)), START_MS);
-    const hear = (bytes) => {
-      said += bytes;
-      const found = /Local:\s+(http:\/\/\S+?)\/?\s/.exec(said)?.[1];
-      if (!found) return;
-      clearTimeout(late);
-      resolve(found);
-    };
-    child.stdout.on("data", hear);
-    child.stderr.on("data", hear);
-    child.once("exit", (code) => reject(new Error(`ended with ${code}\n${said}`)));
-  });
+  const cwd = `${ROOT}examples/${name}`;
+  const args = [`${cwd}/node_modules/vite/bin/vite.js`, "--host", "127.0.0.1", "--port", "0"];
+  const example = await startProgram(process.execPath, args, { ROLLCALL: server.address, NO_COLOR: "1" }, { cwd, listens: /Local:\s+(http:\/\/\S+?)\/?\s/ });
+  running.push(example);
+  return example.address;
 }
 
 /** A browser of one person's, on the example's page. */

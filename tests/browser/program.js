@@ -6,7 +6,7 @@ import { createServer, connect } from "node:net";
 import { fileURLToPath } from "node:url";
 
 const START_MS = 20_000;
-const STOP_MS = 35_000;
+const STOP_MS = 35_000; // Rollcall may spread its goodbyes over `server.drain_ms`
 const KEPT = 4000; // of what it said, characters
 
 export const ROOT = fileURLToPath(new URL("../../", import.meta.url));
@@ -37,8 +37,8 @@ export function start(command, args, env, options = {}) {
   return program;
 }
 
-/** Starts a program that says where it listens. */
-export async function startServer(command, args, env, options) {
+/** Starts a program that says where it listens, in the words of `listens`. */
+export async function startServer(command, args, env, { listens = /listening on (http:\/\/\S+)\s/, ...options } = {}) {
   const program = start(command, args, env, options);
   let late;
   const address = new Promise((resolve, reject) => {
@@ -46,7 +46,7 @@ export async function startServer(command, args, env, options) {
     let out = "";
     program.child.stdout.on("data", (bytes) => {
       out += bytes;
-      const found = /listening on (http:\/\/\S+)\s/.exec(out);
+      const found = listens.exec(out);
       if (found) resolve(found[1]);
     });
     program.exit.then((code) => reject(new Error(`${command} ended with ${code}\n${program.said}`)));
