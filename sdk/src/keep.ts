@@ -72,6 +72,10 @@ export class KeptChannel extends Kept<ShownChannel<unknown>, Channel<unknown>> {
     }
   }
 
+  protected override get dependsOnAll(): boolean {
+    return this.isRoom;
+  }
+
   protected override close(handle: Channel<unknown>): void {
     handle.close();
   }
@@ -92,7 +96,9 @@ export class KeptChannel extends Kept<ShownChannel<unknown>, Channel<unknown>> {
   /** `isAnew`: another handle is in it still, whose state is not this one's. */
   #join(isAnew: boolean): Room<unknown> {
     const state = (this.#said = this.#wanted()) ?? (isAnew ? {} : undefined);
-    const { graceMs, onLeave } = [...this.holds][0]?.options ?? {};
+    const said = [...this.holds].map(({ options }) => options);
+    const graceMs = said.find((one) => one.graceMs !== undefined)?.graceMs;
+    const onLeave = said.find((one) => one.onLeave !== undefined)?.onLeave;
     const more = { ...(state && { state }), ...(graceMs !== undefined && { graceMs }), ...(onLeave && { onLeave }) };
     const room = this.client.join<unknown>(this.name, { level: this.level, ...more });
     room.on("left", (reason) => {

@@ -46,6 +46,7 @@ export abstract class Kept<Look extends Shown, Of extends Handle> {
   protected complaint: RollcallError | undefined;
   #failure: RollcallError | undefined;
   #isKnown = false;
+  #isDue = false;
   #look: Look | undefined;
   #timers = new Timers();
   #stops: Unsubscribe[] = [];
@@ -65,6 +66,10 @@ export abstract class Kept<Look extends Shown, Of extends Handle> {
   protected abstract open(): Of;
   protected abstract close(handle: Of): void;
   protected abstract lookOf(snapshot: ReturnType<Of["getSnapshot"]>, rest: Pick<Shown, "isLoading" | "error">): Look;
+  /** Whether it begins with what all say who use it. */
+  protected get dependsOnAll(): boolean {
+    return false;
+  }
   /** Somebody wants it otherwise, or does not want it any more. */
   protected rearrange(): void {}
   /** Something failed that the handle does not stand for. */
@@ -85,8 +90,9 @@ export abstract class Kept<Look extends Shown, Of extends Handle> {
     // What the server refused before is asked again for whoever comes new. Who was taken out does not come back for another part of the page.
     const isAnew = !this.handle || (this.#failure && (this.#failure.code !== "kicked" || this.isIdle));
     this.holds.add(hold);
-    if (isAnew) this.#begin();
-    else this.rearranged();
+    if (!isAnew) this.rearranged();
+    else if (this.dependsOnAll) this.#beginSoon();
+    else this.#begin();
     return () => {
       if (!hold.changed) return;
       hold.changed = undefined;
@@ -105,11 +111,19 @@ export abstract class Kept<Look extends Shown, Of extends Handle> {
 
   /** Somebody else who has wanted it otherwise has gone. */
   retry(): void {
-    if (this.#failure?.code === "conflict") this.#begin();
+    if (this.#failure?.code === "conflict" && !this.isIdle) this.#begin();
+  }
+
+  /** Begins at once what is about to begin. */
+  hurry(): void {
+    if (!this.#isDue) return;
+    this.#isDue = false;
+    if (!this.isIdle) this.#begin();
   }
 
   /** At once. */
   end(): void {
+    this.#isDue = false;
     this.#timers.stop();
     this.#endState();
     this.#drop();
@@ -126,7 +140,15 @@ export abstract class Kept<Look extends Shown, Of extends Handle> {
     for (const { changed } of [...this.holds]) changed?.();
   }
 
+  /** When all who are mounted together have said what they want: the effects of a child come before those of its parent. */
+  #beginSoon(): void {
+    if (this.#isDue) return;
+    this.#isDue = true;
+    queueMicrotask(() => this.hurry());
+  }
+
   #begin(): void {
+    this.#isDue = false;
     // The new one first, so that where both are good nothing ends in between.
     const before = this.handle;
     const stops = this.#stops.splice(0);

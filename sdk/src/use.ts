@@ -72,6 +72,7 @@ export class ChannelUse<State = Json> {
 
   /** Changes the own state beside what is declared. */
   readonly update = async (patch: Parameters<Room<State>["update"]>[0]): Promise<void> => {
+    this.#kept?.hurry();
     const room = this.#kept?.room;
     if (!room) throw new RollcallError("closed", "nobody is in the channel here: call `update` when the component is mounted");
     await room.update(patch);
@@ -80,6 +81,7 @@ export class ChannelUse<State = Json> {
   /** Says that this user types, or no more. */
   type(isTyping: boolean): void {
     this.#isTyping = isTyping;
+    this.#kept?.hurry();
     try {
       this.#kept?.room?.typing(isTyping);
     } catch {

@@ -18,7 +18,7 @@ import {
   type PresenceOptions,
 } from "@rollcall/client/react";
 import { act, cleanup, render, type RenderResult } from "@testing-library/react";
-import { StrictMode, type ReactNode } from "react";
+import { StrictMode, useEffect, type ReactNode } from "react";
 import { renderToString } from "react-dom/server";
 
 import { FakeSocket, opened, pass as passTime, settle, startClock, startOver } from "./fake.js";
@@ -228,6 +228,24 @@ test("states of several components in one channel are shown together", async () 
   show([one]);
   await pass(LINGER_MS);
   assert.deepEqual(asked("update").state, { mood: null });
+});
+
+test("who is mounted together joins together: a child that comes before its parent takes nothing of what the parent says", async () => {
+  function Page() {
+    const { update } = usePresence<{ name: string; mood?: string }>("room", { state: { name: "Ann" }, graceMs: 60_000, onLeave: { gone: true } });
+    useEffect(() => void update({ mood: "glad" }), [update]);
+    return <Field />;
+  }
+  mount(<Page />);
+  const join = await admit();
+  assert.deepEqual([join.state, join.grace_ms, join.on_leave], [{ name: "Ann" }, 60_000, { gone: true }]);
+  assert.deepEqual([count("join"), asked("update").state], [1, { mood: "glad" }]);
+});
+
+test("who has gone before anything was asked for asks for nothing", async () => {
+  mount(<People />).unmount();
+  await pass(2 * LINGER_MS);
+  assert.deepEqual(["join", "watch", "leave"].map(count), [0, 0, 0]);
 });
 
 test("a refusal is part of the answer, and who is mounted later asks again", async () => {
