@@ -110,8 +110,9 @@ async function answer(request) {
 
 async function readBody(request) {
   let text = "";
-  for await (const bytes of request) {
-    text += bytes;
+  request.setEncoding("utf8"); // a letter may come in two pieces
+  for await (const piece of request) {
+    text += piece;
     if (text.length > 10_000) throw new Refusal(413, "That is too long.");
   }
   try {

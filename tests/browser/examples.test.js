@@ -2,9 +2,12 @@
 
 import assert from "node:assert/strict";
 import { randomBytes } from "node:crypto";
+import { once } from "node:events";
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { request } from "node:http";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { text as readText } from "node:stream/consumers";
 import { after, afterEach, before, describe, test } from "node:test";
 
 import { Rollcall } from "../../sdk/dist/index.js";
@@ -199,6 +202,15 @@ for (const [name, [command, args]] of Object.entries(SERVERS)) {
       for (const path of ["/server.js", "/server.py", "/../server-node/server.js", "/%2e%2e/server-node/server.js", "/constructor", "/__proto__"]) {
         assert.equal((await get(path)).status, 404, path);
       }
+    });
+
+    test("a name is understood also where a letter of it comes in two pieces", LIMIT, async () => {
+      const body = Buffer.from(JSON.stringify({ name: "Zoë" }));
+      const cut = body.indexOf(0xc3) + 1;
+      const sent = request(`${app.address}/login`, { method: "POST", headers: { "content-type": "application/json", "content-length": body.length } });
+      sent.write(body.subarray(0, cut), () => setImmediate(() => sent.end(body.subarray(cut))));
+      const [answer] = await once(sent, "response");
+      assert.equal(JSON.parse(await readText(answer)).user, "Zoë");
     });
 
     test("without settings it says which are missing, and what they are", LIMIT, async () => {

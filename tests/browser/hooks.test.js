@@ -90,11 +90,19 @@ test("react-avatars: who looks at a document is there as an avatar, types, is co
   const isBoth = (text) => text.includes(HOSTILE) && text.includes("__proto__") && text.endsWith(" are typing…");
   await eventually("both type", async () => isBoth(await types(hostile, proto)), true);
   assert.deepEqual(await faultsInAllColoursOf(ann), []);
+  // A state may be of any shape: whoever says it need not be this page.
+  const odd = await fetch(`${server.address}/v1/channels/document%3Aa/members/odd`, {
+    method: "PUT",
+    headers: { "content-type": "application/json" },
+    body: JSON.stringify({ ttl_ms: 60_000, state: { name: 5 } }),
+  });
+  assert.ok(odd.ok);
+  await eventually("the odd one is there by its user's name", async () => (await avatars(ann)).at(-1), "odd, online");
   await hostile.locator("h1").click();
   await proto.locator("h1").click();
   await eventually("nobody types", sentence, "");
   assert.equal(await ann.locator("img").count(), 0);
-  for (let n = 0; n < 4; n++) {
+  for (let n = 0; n < 3; n++) {
     const member = encodeURIComponent(`device-${n}`);
     const options = { method: "PUT", headers: { "content-type": "application/json" }, body: JSON.stringify({ ttl_ms: 60_000 }) };
     assert.ok((await fetch(`${server.address}/v1/channels/document%3Aa/members/${member}`, options)).ok);

@@ -9,7 +9,7 @@ export function Avatars({ members, count, self }) {
   return (
     <ul className="avatars" aria-label="Who is here">
       {shown.map(({ user, state, status }, at) => {
-        const name = state.name ?? user;
+        const name = calledBy(user, state);
         // A later server may know more of them, which count as online.
         const how = KNOWN.includes(status) ? status : "online";
         const label = `${name}${user === self ? " (you)" : ""}, ${how}`;
@@ -28,6 +28,11 @@ export function Avatars({ members, count, self }) {
       )}
     </ul>
   );
+}
+
+/** What somebody is called. Strangers choose their state, and its shape too. */
+export function calledBy(user, state) {
+  return typeof state?.name === "string" ? state.name : user;
 }
 
 /** The same colour for a user everywhere. */

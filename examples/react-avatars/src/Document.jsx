@@ -1,11 +1,11 @@
 import { useConnectionState, usePresence, useTyping } from "@rollcall/client/react";
 
-import { Avatars } from "./Avatars.jsx";
+import { Avatars, calledBy } from "./Avatars.jsx";
 
 export function Document({ id, user }) {
   const channel = `document:${id}`;
   const { onlineUsers, userCount, isLoading, error } = usePresence(channel, { state: { name: nameOf(user) } });
-  const { sentence, start, stop } = useTyping(channel, { name: (who, member) => member?.state.name ?? who });
+  const { sentence, start, stop } = useTyping(channel, { name: (who, member) => calledBy(who, member?.state) });
   const { state } = useConnectionState();
   return (
     <main>
