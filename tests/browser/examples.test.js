@@ -11,7 +11,7 @@ import { text as readText } from "node:stream/consumers";
 import { after, afterEach, before, describe, test } from "node:test";
 
 import { Rollcall } from "../../sdk/dist/index.js";
-import { eventually, makeKey, startBrowser } from "./harness.js";
+import { eventually, makeKey, startBrowser, Visitors } from "./harness.js";
 import { ROLLCALL, ROOT, freePort, start, startCable, startServer } from "./program.js";
 
 const LIMIT = { timeout: 90_000 };
@@ -28,8 +28,7 @@ let cable;
 let keys;
 let ports;
 let folder;
-let contexts = [];
-let complaints = [];
+let visitors;
 let clients = [];
 
 before(async () => {
@@ -51,6 +50,7 @@ before(async () => {
   });
   cable = await startCable(rollcall.address);
   browser = await startBrowser();
+  visitors = new Visitors(browser);
 }, LIMIT);
 
 after(async () => {
@@ -102,24 +102,9 @@ async function logIn(app, given, url = rollcall.address) {
   return { session, user, client };
 }
 
-/** A page on which everything that should not happen is noted: errors in its console, dialogs. */
-async function openPage(options = {}, mayBreak = false) {
-  const context = await browser.newContext({ locale: "en-GB", ...options });
-  contexts.push(context);
-  const page = await context.newPage();
-  page.setDefaultTimeout(10_000);
-  page.on("pageerror", (error) => complaints.push(String(error)));
-  page.on("dialog", (dialog) => {
-    complaints.push(`a dialog: ${dialog.message()}`);
-    dialog.dismiss();
-  });
-  page.on("console", (message) => {
-    // A browser says itself that an address did not answer, or refused; where the test brings that about it is no complaint.
-    const isCut = mayBreak && /ERR_|status of 40[01]/.test(message.text());
-    if (message.type() === "error" && !isCut) complaints.push(message.text());
-  });
-  return page;
-}
+/** A page for the chat. A browser says itself that an address did not answer, or refused: where the test brings that about it is no complaint. */
+const openPage = (options = {}, mayBreak = false) =>
+  visitors.open({ options: { locale: "en-GB", ...options }, ...(mayBreak && { bears: /ERR_|status of 40[01]/ }) });
 
 /** Somebody in a browser of their own who has come into the chat. */
 async function visit(app, given, { options = {}, room = "lobby", mayBreak = false } = {}) {
@@ -137,13 +122,10 @@ const people = async (page) => (await page.locator("#members .who").allTextConte
 afterEach(async () => {
   cable.mend();
   clients.splice(0).forEach((client) => client.close());
-  if (contexts.length === 0) return;
-  await Promise.all(contexts.map((context) => context.close()));
+  const complaints = await visitors.leave();
   // Their places would be kept for a while, and the next test would see them.
   await Promise.all(["lobby", "garden", "workshop"].map((room) => empty(`chat:${room}`)));
-  const found = complaints;
-  [contexts, complaints] = [[], []];
-  assert.deepEqual(found, [], "the browser has nothing to complain about");
+  assert.deepEqual(complaints, [], "the browser has nothing to complain about");
 });
 
 for (const [name, [command, args]] of Object.entries(SERVERS)) {

@@ -55,22 +55,30 @@ export class Visitors {
     this.#browser = browser;
   }
 
-  /** Opens `address`. `prepare` comes before that; complaints that match `bears` are part of what is tested. */
-  async visit(address, { options = {}, prepare, bears } = {}) {
+  /** A page that is nowhere yet. Complaints of other `levels` of the console do not count, and those that match `bears` are part of what is tested. */
+  async open({ options = {}, bears, levels = ["error"] } = {}) {
     const context = await this.#browser.newContext(options);
     this.#contexts.push(context);
     const page = await context.newPage();
     page.setDefaultTimeout(10_000);
+    // A server that builds its page first takes longer.
+    page.setDefaultNavigationTimeout(30_000);
     const complain = (text) => bears?.test(text) || this.#complaints.push(text);
     page.on("pageerror", (error) => complain(String(error)));
-    page.on("console", (message) => message.type() === "error" && complain(message.text()));
+    page.on("console", (message) => levels.includes(message.type()) && complain(message.text()));
     page.on("dialog", (dialog) => {
       complain(`a dialog: ${dialog.message()}`);
       dialog.dismiss();
     });
+    return page;
+  }
+
+  /** Opens `address`, which asks nothing elsewhere. `prepare` comes before that. */
+  async visit(address, { prepare, ...how } = {}) {
+    const page = await this.open(how);
     const { origin } = new URL(address);
     page.on("request", (request) => {
-      if (!request.url().startsWith(`${origin}/`)) complain(`asked elsewhere: ${request.url()}`);
+      if (!request.url().startsWith(`${origin}/`)) this.#complaints.push(`asked elsewhere: ${request.url()}`);
     });
     await prepare?.(page);
     await page.goto(address);

@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { after, afterEach, before, test } from "node:test";
 
-import { eventually, faultsOf, startBrowser, startServer } from "./harness.js";
+import { eventually, faultsOf, startBrowser, startServer, Visitors } from "./harness.js";
 import { ROOT, startServer as startProgram } from "./program.js";
 
 const LIMIT = { timeout: 90_000 };
@@ -15,12 +15,12 @@ const HOSTILE = "<img/src=x/onerror=alert(1)>";
 let server;
 let browser;
 const running = [];
-let contexts = [];
-let complaints = [];
+let visitors;
 
 before(async () => {
   server = await startServer({ ROLLCALL__PRESENCE__GRACE_MS: "1000" });
   browser = await startBrowser();
+  visitors = new Visitors(browser);
 }, LIMIT);
 
 after(async () => {
@@ -29,12 +29,7 @@ after(async () => {
   await server?.stop();
 }, LIMIT);
 
-afterEach(async () => {
-  await Promise.all(contexts.map((context) => context.close()));
-  const found = complaints;
-  [contexts, complaints] = [[], []];
-  assert.deepEqual(found, [], "the browser has nothing to complain about");
-});
+afterEach(async () => assert.deepEqual(await visitors.leave(), [], "the browser has nothing to complain about"));
 
 /** An example on a free port, by what its `npm start` says. The answer is its address. */
 async function startExample(name) {
@@ -46,19 +41,7 @@ async function startExample(name) {
 }
 
 /** A browser of one person's, on the example's page. */
-async function person(address, query) {
-  const context = await browser.newContext();
-  contexts.push(context);
-  const page = await context.newPage();
-  page.on("pageerror", (error) => complaints.push(String(error)));
-  page.on("console", (message) => ["error", "warning"].includes(message.type()) && complaints.push(message.text()));
-  page.on("dialog", (dialog) => {
-    complaints.push(`a dialog: ${dialog.message()}`);
-    void dialog.dismiss();
-  });
-  await page.goto(`${address}/?${new URLSearchParams(query)}`);
-  return page;
-}
+const person = (address, query) => visitors.visit(`${address}/?${new URLSearchParams(query)}`, { levels: ["error", "warning"] });
 
 /** What axe finds in the page as it is, in light and in dark colours. */
 async function faultsInAllColoursOf(page) {
