@@ -189,7 +189,8 @@ export abstract class Kept<Look extends Shown, Of extends Handle> {
   #lookNow(): Look {
     const snapshot = this.handle?.getSnapshot() as ReturnType<Of["getSnapshot"]>;
     const gaveUp = this.client.state === "ended" ? this.client.error : undefined;
-    const error = this.#failure ?? snapshot?.error ?? gaveUp ?? this.complaint;
+    // The snapshot's may be that of another handle: what ends this one has been told to it.
+    const error = this.#failure ?? gaveUp ?? this.complaint;
     return Object.freeze(this.lookOf(snapshot, { isLoading: !this.#isKnown && !error, error }));
   }
 }

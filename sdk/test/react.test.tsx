@@ -379,6 +379,20 @@ test("whoever only watches has no error any more after the client was told to co
   assert.equal(container.textContent, "1 live ");
 });
 
+test("that one may not be in a channel is no error of who only watches it", async () => {
+  function Watcher() {
+    const { userCount, isLive, error } = useMembers("room");
+    return <p>{`${userCount} ${isLive ? "live" : "not live"} ${error?.code ?? ""}`}</p>;
+  }
+  const { container, show } = mount([<Watcher key="w" />]);
+  await act(() => FakeSocket.last.answer("watch"));
+  await hear({ event: "snapshot", level: "users", version: 1, members: [ben], more: false });
+  show([<Watcher key="w" />, <People key="p" />]);
+  await act(() => FakeSocket.last.refuse("join", { code: "forbidden" }));
+  assert.equal(container.textContent, "1 live forbidden");
+  assert.equal(container.firstElementChild?.textContent, "1 live ");
+});
+
 test("whoever counts only ends nothing early", async () => {
   function Count() {
     return <p>{useOccupancy("room").users}</p>;
