@@ -25,7 +25,8 @@ export function start(command, args, env, options = {}) {
   for (const stream of [child.stdout, child.stderr]) stream.on("data", (bytes) => (program.said = (program.said + bytes).slice(-KEPT)));
   program.exit = new Promise((resolve) => {
     child.once("error", (error) => resolve(String(error)));
-    child.once("exit", (code, signal) => resolve(code ?? signal));
+    // Not when it exits: the last of what it wrote may not have come by then.
+    child.once("close", (code, signal) => resolve(code ?? signal));
   });
   program.stop = async (signal = "SIGTERM") => {
     if (child.exitCode !== null || child.signalCode !== null) return;
