@@ -98,13 +98,13 @@ test("a mood is one update, and pressing it again takes it away", LIMIT, async (
   await live(page);
   await press(page, "Ann", "present");
   await shows(page, ["Ann"], 1, 1);
-  const busy = card(page, 0).getByRole("button", { name: "busy" });
-  await busy.click();
-  await eventually("the mood is shown", () => texts(page, ".who-state"), ["busy"]);
-  assert.equal(await busy.getAttribute("aria-pressed"), "true");
-  await busy.click();
+  const reading = card(page, 0).getByRole("button", { name: "reading" });
+  await reading.click();
+  await eventually("the mood is shown", () => texts(page, ".who-state"), ["reading"]);
+  assert.equal(await reading.getAttribute("aria-pressed"), "true");
+  await reading.click();
   await eventually("the mood is gone", () => texts(page, ".who-state"), [""]);
-  assert.deepEqual((await log(page)).filter((line) => !line.includes("here")), ["Ann joined", "Ann is now busy", "Ann is now without a mood"]);
+  assert.deepEqual((await log(page)).filter((line) => !line.includes("here")), ["Ann joined", "Ann is now reading", "Ann is now without a mood"]);
 });
 
 test("a dropped connection comes back in its grace, and no watcher hears of it", LIMIT, async () => {
