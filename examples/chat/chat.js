@@ -11,6 +11,7 @@ const names = new Map(); // of those who were seen in the room, by user
 let name = "";
 let client;
 let room;
+let typingSentence; // comes with the client
 
 // Names and messages come from strangers: all text goes through here, and none of it is ever markup.
 function element(tag, properties = {}, ...children) {
@@ -44,7 +45,8 @@ async function comeIn(given) {
   the("login-fault").textContent = "";
   try {
     const { url, token } = await login(given);
-    const { Rollcall, RollcallError } = await import(new URL("/client.js", url));
+    const { Rollcall, RollcallError, typingSentence: sentence } = await import(new URL("/client.js", url));
+    typingSentence = sentence;
     // Whoever is not logged in any more gets no token by asking again. What else fails the client tries again by itself.
     const orEnd = (error) => Promise.reject(error.status === 401 ? new RollcallError("unauthorized", error.message) : error);
     name = given.trim();
@@ -137,9 +139,7 @@ the("status").addEventListener("change", ({ target }) => {
 the("text").addEventListener("input", ({ target }) => room.typing(target.value !== ""));
 
 function showTyping() {
-  const typing = room.getSnapshot().typing.filter((user) => !isMe(user)).map(nameOfUser);
-  const sentences = ["", `${typing[0]} is typing…`, `${typing[0]} and ${typing[1]} are typing…`];
-  const sentence = sentences[typing.length] ?? `${typing.length} people are typing…`;
+  const sentence = typingSentence(room.getSnapshot().typing, { name: nameOfUser, except: client.welcome?.user });
   // A live region speaks when it is touched: only a new sentence is one.
   if (the("typing").textContent !== sentence) the("typing").textContent = sentence;
 }

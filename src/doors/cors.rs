@@ -33,7 +33,7 @@ pub async fn for_pages(
     next: Next<impl MessageBody + 'static>,
 ) -> Result<ServiceResponse<impl MessageBody>, actix_web::Error> {
     let doors = req.app_data::<web::Data<Doors>>().expect("every application has its doors");
-    if !credentials::origin_is_allowed(req.head(), &doors.server) {
+    if !credentials::origin_is_allowed(req.head(), &doors.server, doors.is_development) {
         let refused = Problem::new(Code::Forbidden, "this origin is not among server.allowed_origins");
         return Ok(req.into_response(refused.error_response()).map_into_right_body());
     }

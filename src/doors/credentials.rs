@@ -150,12 +150,16 @@ fn parse_hop(text: &str) -> Option<IpAddr> {
     bare.parse().ok().or_else(|| text.parse::<SocketAddr>().ok().map(|address| address.ip()))
 }
 
-/// Whether a browser may come from where it says. Without an `Origin` it is no browser, or one that asks its own host.
-pub fn origin_is_allowed(head: &RequestHead, server: &settings::Server) -> bool {
+/// Whether a browser may come from where it says. Without an `Origin` it is no browser, or one that asks its own host. In development
+/// mode pages that this machine serves may come beside the others: whoever tries things out has them on some port of it.
+pub fn origin_is_allowed(head: &RequestHead, server: &settings::Server, is_development: bool) -> bool {
     if !head.headers().contains_key(header::ORIGIN) {
         return true;
     }
     let Some(origin) = only(head.headers(), "origin") else { return false };
+    if is_development && split_origin(origin).is_some_and(|(_, authority)| is_this_machine(authority)) {
+        return true;
+    }
     if !server.allowed_origins.is_empty() {
         return server.allowed_origins.iter().any(|allowed| same_origin(allowed, origin));
     }
@@ -208,21 +212,23 @@ fn foreign(head: &RequestHead) -> Option<&'static str> {
     if FORWARDED.iter().any(|name| head.headers().contains_key(*name)) {
         return Some("development mode stands behind no proxy: this request was forwarded");
     }
-    let is_ours = |host: &str| {
-        let name = match host.rsplit_once(':') {
-            Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
-            _ => host,
-        };
-        ["localhost", "127.0.0.1", "[::1]"].iter().any(|ours| name.eq_ignore_ascii_case(ours))
-    };
     let named = [head.uri.authority().map(|authority| authority.as_str()), only(head.headers(), "host")];
     let count = head.headers().get_all(header::HOST).count();
     let is_named = named.iter().any(Option::is_some) && count <= 1;
-    if is_named && named.iter().flatten().all(|host| is_ours(host)) {
+    if is_named && named.iter().flatten().all(|host| is_this_machine(host)) {
         None
     } else {
         Some("development mode answers only at localhost, 127.0.0.1 or [::1]")
     }
+}
+
+/// Whether this machine itself is meant by a host, with or without a port.
+fn is_this_machine(host: &str) -> bool {
+    let name = match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
+        _ => host,
+    };
+    ["localhost", "127.0.0.1", "[::1]"].iter().any(|ours| name.eq_ignore_ascii_case(ours))
 }
 
 #[cfg(test)]
@@ -266,7 +272,7 @@ mod tests {
     }
 
     fn origin(allowed: &[&str], headers: &[(&'static str, &str)]) -> bool {
-        origin_is_allowed(request(headers).head(), &server(json!({"allowed_origins": allowed})))
+        origin_is_allowed(request(headers).head(), &server(json!({"allowed_origins": allowed})), false)
     }
 
     #[test]
@@ -287,6 +293,30 @@ mod tests {
         assert!(!origin(&["https://b.example"], &[("host", "a.example"), ("origin", "http://b.example")]));
         assert!(!origin(&["https://b.example"], &[("host", "a.example"), ("origin", "https://a.example")]));
         assert!(origin(&["https://b.example"], &[("host", "a.example")]));
+    }
+
+    #[test]
+    fn in_development_mode_pages_of_this_machine_come_from_every_port() {
+        let may_come = |allowed: &[&str], origin: &str, is_development| {
+            let server = server(json!({"allowed_origins": allowed}));
+            let request = request(&[("host", "127.0.0.1:8080"), ("origin", origin)]);
+            origin_is_allowed(request.head(), &server, is_development)
+        };
+        for origin in ["http://localhost:5173", "http://127.0.0.1:3000", "http://[::1]:3000", "https://localhost"] {
+            assert!(may_come(&[], origin, true), "{origin}");
+            assert!(may_come(&["https://a.example"], origin, true), "{origin}");
+            assert!(!may_come(&[], origin, false), "{origin}");
+        }
+        for origin in [
+            "https://a.example",
+            "http://localhost.a.example",
+            "http://127.0.0.1@a.example",
+            "http://localhost:x",
+            "null",
+        ] {
+            assert!(!may_come(&[], origin, true), "{origin}");
+        }
+        assert!(may_come(&["https://a.example"], "https://a.example", true));
     }
 
     #[test]

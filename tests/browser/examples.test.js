@@ -269,11 +269,11 @@ describe("the chat", () => {
     const ben = await visit(app, "Ben");
     await eventually("both are here", () => people(ann), ["Ann (you)", "Ben"]);
     const status = () => ann.locator("#members li").filter({ hasText: "Ben" }).locator(".how").allTextContents();
-    await ben.getByLabel("Show me as").selectOption("busy");
+    await ben.getByLabel("My status").selectOption("busy");
     await eventually("ben is busy", status, ["busy"]);
-    await ben.getByLabel("Show me as").selectOption("invisible");
+    await ben.getByLabel("My status").selectOption("invisible");
     await eventually("ben is not to be seen", status, []);
-    await ben.getByLabel("Show me as").selectOption("");
+    await ben.getByLabel("My status").selectOption("");
     await eventually("ben is back", status, ["online"]);
   });
 

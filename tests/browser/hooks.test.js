@@ -106,9 +106,9 @@ test("vue-users: friends come and go and say how they are, and those who are off
   const ben = await person(address, { user: "ben" });
   await eventually("ben is", () => list(ann), ["ben online", "kim offline", "zoe offline"]);
   await eventually("and sees ann", async () => (await list(ben))[0], "ann online");
-  await ben.getByLabel("You are").selectOption("busy");
+  await ben.getByLabel("Your status").selectOption("busy");
   await ben.getByLabel("What you say about it").fill("in a call");
-  await ben.getByRole("button", { name: "Tell" }).click();
+  await ben.getByRole("button", { name: "Set" }).click();
   await eventually("ben is busy", async () => (await list(ann))[0], "ben busy – in a call");
   for (const friend of [HOSTILE, "__proto__"]) {
     await ann.getByLabel("Another friend").fill(friend);

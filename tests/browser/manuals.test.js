@@ -9,7 +9,8 @@ import { Rollcall } from "../../sdk/dist/index.js";
 import { Logins } from "../../sdk/dist/logins.js";
 import { ROOT } from "./program.js";
 
-const MANUALS = ["README.md", "docs/quickstart.md", "docs/tokens.md", "docs/recipes.md", "docs/rest.md", "docs/coming-from.md", "examples/README.md"];
+const MANUALS = ["README.md", "docs/quickstart.md", "docs/tokens.md", "docs/recipes.md", "docs/rest.md", "docs/coming-from.md", "sdk/README.md", "examples/README.md",
+  "examples/react-avatars/README.md", "examples/vue-users/README.md"];
 const read = (path) => readFileSync(join(ROOT, path), "utf8");
 
 /** What stands in one of the manuals and fits the pattern, with its place. */
@@ -77,7 +78,8 @@ test("files and headlines that manuals link to are there", () => {
   for (const [place, , target] of mentions(/\]\(([^)\s]+)\)/g)) {
     if (/^https?:|^docs\/images\//.test(target)) continue;
     const [file, anchor] = target.split("#");
-    const path = join(dirname(place.split(":")[0]), file);
+    const from = place.split(":")[0];
+    const path = file ? join(dirname(from), file) : from;
     assert.ok(existsSync(join(ROOT, path)), `${place}: ${target}`);
     if (anchor) assert.ok(anchors(path).includes(anchor), `${place}: ${target}`);
     seen++;

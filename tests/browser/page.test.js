@@ -1,9 +1,11 @@
 // Clicks through the page as a visitor would, against a real server.
 
 import assert from "node:assert/strict";
+import { randomBytes } from "node:crypto";
 import { after, afterEach, before, test } from "node:test";
 
 import { eventually, faultsOf, startBrowser, startServer, Visitors } from "./harness.js";
+import { output, ROLLCALL } from "./program.js";
 
 const GRACE_MS = 5000;
 const LIMIT = { timeout: 60_000 };
@@ -96,13 +98,13 @@ test("a mood is one update, and pressing it again takes it away", LIMIT, async (
   await live(page);
   await press(page, "Ann", "present");
   await shows(page, ["Ann"], 1, 1);
-  const busy = card(page, 0).getByRole("button", { name: "busy" });
-  await busy.click();
-  await eventually("the mood is shown", () => texts(page, ".who-state"), ["busy"]);
-  assert.equal(await busy.getAttribute("aria-pressed"), "true");
-  await busy.click();
+  const reading = card(page, 0).getByRole("button", { name: "reading" });
+  await reading.click();
+  await eventually("the mood is shown", () => texts(page, ".who-state"), ["reading"]);
+  assert.equal(await reading.getAttribute("aria-pressed"), "true");
+  await reading.click();
   await eventually("the mood is gone", () => texts(page, ".who-state"), [""]);
-  assert.deepEqual((await log(page)).filter((line) => !line.includes("here")), ["Ann joined", "Ann is now busy", "Ann is now without a mood"]);
+  assert.deepEqual((await log(page)).filter((line) => !line.includes("here")), ["Ann joined", "Ann is now reading", "Ann is now without a mood"]);
 });
 
 test("a dropped connection comes back in its grace, and no watcher hears of it", LIMIT, async () => {
@@ -293,24 +295,36 @@ test("a channel that is too large for a list is counted, and listed again when i
   }
 });
 
-test("without development mode the page asks for tokens and works with those that are pasted", LIMIT, async () => {
+test("without development mode the page asks for tokens, and works with those that its commands print", LIMIT, async () => {
   const user = "O'Neil;$(x)";
-  const token = async (query) => (await (await fetch(`${server.address}/dev/token${query}`)).json()).token;
-  const page = await visit(room(), {
-    prepare: (opened) => opened.route("**/dev/token*", (route) => route.fulfill({ status: 404 })),
-    bears: /status of 404/,
-  });
-  await page.getByRole("heading", { name: "This server wants tokens" }).waitFor();
-  assert.deepEqual(await faultsOf(page), []);
-  await card(page, 0).getByRole("textbox", { name: "Name" }).fill(user);
-  assert.equal(await card(page, 0).locator(".token-command").textContent(), String.raw`rollcall token --user 'O'\''Neil;$(x)'`);
-  await page.getByLabel("Token to watch with").fill(await token("?user=somebody"));
-  await page.getByRole("button", { name: "Use" }).click();
-  await live(page);
-  await card(page, 0).getByLabel("Token").fill(await token(`?user=${encodeURIComponent(user)}`));
-  await press(page, user, "present");
-  await shows(page, [user], 1, 1);
-  assert.equal(await page.evaluate(() => localStorage.length + sessionStorage.length + document.cookie.length), 0);
+  const settings = { ROLLCALL__AUTH__HS256_SECRET: randomBytes(32).toString("hex") };
+  const print = async (command) => {
+    assert.match(command, /^rollcall token --user /);
+    return (await output("bash", ["-euc", command.replace("rollcall", '"$ROLLCALL"')], { ...settings, ROLLCALL })).trim();
+  };
+  const closed = await startServer(settings, []);
+  try {
+    const page = await visit(room(), { address: closed.address, bears: /status of 404/ });
+    await page.getByRole("heading", { name: "This server wants tokens" }).waitFor();
+    assert.deepEqual(await faultsOf(page), []);
+    await card(page, 0).getByRole("textbox", { name: "Name" }).fill(user);
+    await page.getByLabel("Token to watch with").fill(await print(await page.locator("#token-command").textContent()));
+    await page.getByRole("button", { name: "Use" }).click();
+    await live(page);
+    await card(page, 0).getByLabel("Token").fill(await print(await card(page, 0).locator(".token-command").textContent()));
+    await press(page, user, "present");
+    await shows(page, [user], 1, 1);
+    // All that can be tried there is allowed.
+    await page.getByLabel(`${user}: status`).selectOption("busy");
+    await eventually("busy", async () => (await log(page)).at(-1), `${user} is busy`);
+    await press(page, user, "wave");
+    await eventually("a wave", async () => (await log(page)).at(-1), `${user} waves`);
+    await page.getByLabel(`${user}: say something`).pressSequentially("H");
+    await eventually("typing", () => page.locator("#typing").textContent(), `${user} is typing…`);
+    assert.equal(await page.evaluate(() => localStorage.length + sessionStorage.length + document.cookie.length), 0);
+  } finally {
+    await closed.stop();
+  }
 });
 
 test("the keyboard alone does it, with a visible focus", LIMIT, async () => {

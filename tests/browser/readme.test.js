@@ -36,7 +36,6 @@ before(async () => {
   app = await startApp(() => `<!doctype html><title>A page</title><link rel="icon" href="data:,">${block("html", "client.js")}`);
   rollcall = await startServer(ROLLCALL, ["serve", "--dev"], {
     ROLLCALL__SERVER__LISTEN: "127.0.0.1:0",
-    ROLLCALL__SERVER__ALLOWED_ORIGINS: app.address,
     XDG_STATE_HOME: folder,
   });
   browser = await startBrowser();

@@ -140,7 +140,7 @@ export class Person {
     const { avatar, command, moodGroup, toggle, status, words, wave, more } = this.#parts;
     const { name } = this;
     paintAvatar(avatar, name);
-    command.textContent = `rollcall token --user ${shellWord(name || "NAME")}`;
+    command.textContent = tokenCommand(name || "NAME");
     moodGroup.setAttribute("aria-label", `Mood of ${name}`);
     toggle.setAttribute("aria-label", `${name}: present`);
     status.setAttribute("aria-label", `${name}: status`);
@@ -216,6 +216,12 @@ export class Person {
     }
     write(part(row, ".note"), text);
   }
+}
+
+/** What prints a token for somebody that allows all that can be tried here. */
+export function tokenCommand(user: string): string {
+  const can = { join: ["**"], watch: ["**"], typing: ["**"], send: ["**"], status: true };
+  return `rollcall token --user ${shellWord(user)} --can '${JSON.stringify(can)}'`;
 }
 
 /** The name as one word of a shell command: what is printed here is made to be copied. */

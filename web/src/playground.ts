@@ -8,7 +8,7 @@ import { byId, write } from "./dom.js";
 import { Log } from "./log.js";
 import { MemberList } from "./members.js";
 import { Network, type Direction } from "./network.js";
-import { Person, type Stage } from "./person.js";
+import { Person, type Stage, tokenCommand } from "./person.js";
 import { changeKind, changeWords, count, reasonWords, signalWords, typingWords } from "./words.js";
 
 const FIRST_CHANNEL = "room:lobby";
@@ -185,6 +185,7 @@ const stage: Stage = {
   note: (who, text) => log.note(who, text),
   frame: (who, direction, text) => log.frame(who, direction, text),
 };
+byId("token-command").textContent = tokenCommand("watcher");
 const everybody = ["Ann", "Ben", "Zoe"].map((name) => new Person(byId("people"), name, stage));
 
 // The channel.
