@@ -613,6 +613,9 @@ async fn pages_of_allowed_origins_may_listen_and_others_may_not() {
         problem(&answer, 403, "forbidden");
         assert_eq!(answer.header("access-control-allow-origin"), None);
     }
+    // The browser says no more than a status; the log says which origin it was.
+    let is_noted = |line: &String| line.contains("server.allowed_origins") && line.contains("https://evil.example");
+    eventually(DEADLINE, async || one.log().iter().any(is_noted)).await;
     // Other routes are for servers, and say nothing to pages.
     let answer = one.rest().request("GET", "/v1/channels", &[page], None).await.unwrap();
     assert_eq!(answer.header("access-control-allow-origin"), None);

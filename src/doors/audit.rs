@@ -50,6 +50,14 @@ impl Audit {
         }
     }
 
+    /// A browser comes from a page whose origin may not. It is told no more than a status, so whoever runs the service has to read it here.
+    pub fn origin_refused(&self, origin: &str) {
+        if let Some(untold) = self.turn(Instant::now()) {
+            let origin = short(origin);
+            tracing::info!(target: "rollcall::audit", origin, untold, "a page was refused: see server.allowed_origins");
+        }
+    }
+
     /// Every connection of a user was ended, by the holder of this key.
     pub fn disconnected(&self, by: &str, whom: &UserName, ban_ms: u64, reason: &str, came_to: &str) {
         let (whom, reason) = (short(whom.as_str()), short(reason));

@@ -18,8 +18,7 @@ use actix_web::{
     web,
 };
 
-use super::{Doors, credentials, problem::Problem};
-use crate::core::Code;
+use super::{Doors, credentials};
 
 /// How long a browser need not ask again whether it may, seconds.
 const MAX_AGE_S: &str = "600";
@@ -33,8 +32,7 @@ pub async fn for_pages(
     next: Next<impl MessageBody + 'static>,
 ) -> Result<ServiceResponse<impl MessageBody>, actix_web::Error> {
     let doors = req.app_data::<web::Data<Doors>>().expect("every application has its doors");
-    if !credentials::origin_is_allowed(req.head(), &doors.server, doors.is_development) {
-        let refused = Problem::new(Code::Forbidden, "this origin is not among server.allowed_origins");
+    if let Err(refused) = credentials::check_origin(req.head(), doors) {
         return Ok(req.into_response(refused.error_response()).map_into_right_body());
     }
     let origin = req.headers().get(ORIGIN).cloned();

@@ -150,9 +150,22 @@ fn parse_hop(text: &str) -> Option<IpAddr> {
     bare.parse().ok().or_else(|| text.parse::<SocketAddr>().ok().map(|address| address.ip()))
 }
 
+/// Lets a browser on that may come from where it says, and notes the origin of one that may not.
+///
+/// # Errors
+/// The refusal.
+pub fn check_origin(head: &RequestHead, doors: &Doors) -> Result<(), Problem> {
+    if origin_is_allowed(head, &doors.server, doors.is_development) {
+        return Ok(());
+    }
+    let origin = head.headers().get(header::ORIGIN).map(|origin| String::from_utf8_lossy(origin.as_bytes()));
+    doors.audit.origin_refused(&origin.unwrap_or_default());
+    Err(Problem::new(Code::Forbidden, "this origin is not among server.allowed_origins"))
+}
+
 /// Whether a browser may come from where it says. Without an `Origin` it is no browser, or one that asks its own host. In development
 /// mode pages that this machine serves may come beside the others: whoever tries things out has them on some port of it.
-pub fn origin_is_allowed(head: &RequestHead, server: &settings::Server, is_development: bool) -> bool {
+fn origin_is_allowed(head: &RequestHead, server: &settings::Server, is_development: bool) -> bool {
     if !head.headers().contains_key(header::ORIGIN) {
         return true;
     }

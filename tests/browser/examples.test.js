@@ -11,7 +11,7 @@ import { text as readText } from "node:stream/consumers";
 import { after, afterEach, before, describe, test } from "node:test";
 
 import { Rollcall } from "../../sdk/dist/index.js";
-import { eventually, makeKey, startBrowser, Visitors } from "./harness.js";
+import { eventually, faultsOf, makeKey, startBrowser, Visitors } from "./harness.js";
 import { ROLLCALL, ROOT, freePort, start, startCable, startServer } from "./program.js";
 
 const LIMIT = { timeout: 90_000 };
@@ -251,6 +251,10 @@ describe("the chat", () => {
     await ben.getByLabel("Message").pressSequentially("Hello");
     await eventually("ben types", () => typing(ann), "Ben is typing…");
     assert.equal(await typing(ben), "");
+    for (const colorScheme of ["light", "dark"]) {
+      await ann.emulateMedia({ colorScheme });
+      assert.deepEqual(await faultsOf(ann), [], colorScheme);
+    }
     await ben.getByRole("button", { name: "Send" }).click();
     await eventually("he types no more", () => typing(ann), "");
     for (const page of [ann, ben]) await eventually("the message is there", () => messages(page), ["Hello"]);

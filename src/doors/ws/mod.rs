@@ -21,7 +21,7 @@ use self::socket::Socket;
 pub use self::transport::upgrade;
 use super::{Doors, credentials, problem::Problem, rest};
 use crate::{
-    core::{Code, Error},
+    core::Error,
     metrics::{Metrics, from_zero},
 };
 
@@ -40,9 +40,7 @@ pub fn count_from_zero(metrics: &Metrics) {
 
 /// Everything that can be refused with a status is refused before the upgrade; the token comes in the first frame.
 async fn open(request: HttpRequest, body: web::Payload, doors: web::Data<Doors>) -> Result<HttpResponse, Problem> {
-    if !credentials::origin_is_allowed(request.head(), &doors.server, doors.is_development) {
-        return Err(Problem::new(Code::Forbidden, "this origin is not among server.allowed_origins"));
-    }
+    credentials::check_origin(request.head(), &doors)?;
     if *doors.draining.borrow() {
         return Err(Error::unavailable("this instance stops").into());
     }
