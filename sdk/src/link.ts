@@ -94,7 +94,8 @@ export class Link {
   stop(isGoodbye: boolean): void {
     if (isGoodbye && this.state === "open") this.#socket?.send(JSON.stringify({ op: "bye" }));
     this.#part(isGoodbye ? 1000 : DROPPED);
-    if (isGoodbye) this.#resume = undefined;
+    // Whoever begins again after a goodbye may be somebody else, or may do more.
+    if (isGoodbye) this.#resume = this.#token = undefined;
     this.#requests.end(new RollcallError("closed", "this client was closed"));
     this.#turnTo("off");
   }

@@ -113,6 +113,17 @@ test("one token is used for more than one hello, and another is asked for when i
   assert.deepEqual([made.state, made.error?.code], ["ended", "unauthorized"]);
 });
 
+test("who said goodbye and begins again is asked for a token, for it may be another user's", async () => {
+  const users = ["ann", "ben"];
+  const made = await opened({ token: () => jwt({ sub: users.shift(), exp: inSeconds(3600) }) });
+  made.close();
+  made.connect();
+  await settle();
+  const { token } = await FakeSocket.last.welcome("r2");
+  assert.equal(token, jwt({ sub: "ben", exp: inSeconds(3600) }));
+  made.close();
+});
+
 test("a fresh token is brought before the old one ends, and asked for again when that fails", async () => {
   let asked = 0;
   const failures: string[] = [];
