@@ -78,7 +78,7 @@ test("numbers, instances and channels are those of the server, and move", LIMIT,
     await live(page);
     await eventually("nobody yet", async () => [await number(page, "connections"), await number(page, "users"), await number(page, "channels")], [0, 0, 0]);
     await page.getByText("No channel is occupied.").waitFor();
-    const anns = await present(large, "ann", own.address);
+    await present(large, "ann", own.address);
     await place(small, "lease", {}, own);
     await place(large, "lease", {}, own);
     await eventually("they are counted", async () => [await number(page, "connections"), await number(page, "users"), await number(page, "channels")], [1, 2, 2]);
@@ -91,8 +91,8 @@ test("numbers, instances and channels are those of the server, and move", LIMIT,
     assert.deepEqual(await texts(page, "#instances .instance-connections"), ["1"]);
     assert.match(await text(page, "#instances .lease-words"), /^\d+\.\d s$/);
     assert.equal(await text(page, "#instances-count"), "1 instance");
-    await Promise.all([page.close(), anns.close()]);
   } finally {
+    await visitors.close();
     await own.stop();
   }
 });
@@ -226,8 +226,8 @@ for (const [how, signal] of [["was told to come back later", "SIGTERM"], ["broke
       await place(channel, "after", {}, own);
       await eventually("who is there now", () => members(page), ["after"], 30_000);
       await live(page);
-      await page.close();
     } finally {
+      await visitors.close();
       await own.stop();
     }
   });
@@ -394,8 +394,8 @@ test("outside development mode it wants a key, which stays in memory, and says w
     for (const { key } of [all, reads, narrow]) assert.ok(addresses.every((one) => !one.includes(key)), "the key is in no address");
     await page.reload();
     await page.getByRole("heading", { name: "This server wants an API key" }).waitFor();
-    await page.close();
   } finally {
+    await visitors.close();
     await own.stop();
   }
 });

@@ -270,6 +270,7 @@ test("after a restart of the server everybody comes back without being asked", L
     await live(page);
     assert.ok((await log(page)).some((line) => line.includes("the server restarts")), "the announcement came");
   } finally {
+    await visitors.close();
     await own.stop();
   }
 });
@@ -289,8 +290,8 @@ test("a channel that is too large for a list is counted, and listed again when i
     for (const name of ["Ann", "Ben", "Zoe"]) await press(page, name, "leave");
     await shows(page, [], 0, 0);
     await eventually("a list again", () => page.locator("#empty").textContent(), "Nobody yet. Switch somebody on.");
-    await page.close();
   } finally {
+    await visitors.close();
     await crowded.stop();
   }
 });
@@ -307,10 +308,17 @@ test("without development mode the page asks for tokens, and works with those th
     const page = await visit(room(), { address: closed.address, bears: /status of 404/ });
     await page.getByRole("heading", { name: "This server wants tokens" }).waitFor();
     assert.deepEqual(await faultsOf(page), []);
+    // One that allows nothing is refused in words that say what is missing, and the next may do.
+    await page.getByLabel("Token to watch with").fill(await print("rollcall token --user nobody"));
+    await page.getByRole("button", { name: "Use" }).click();
+    await eventually("the reason", async () => /watch/.test(await page.locator("#refusal").textContent()), true);
+    assert.equal(await page.locator("#live-text").textContent(), "refused");
+    assert.deepEqual(await faultsOf(page), []);
     await card(page, 0).getByRole("textbox", { name: "Name" }).fill(user);
     await page.getByLabel("Token to watch with").fill(await print(await page.locator("#token-command").textContent()));
     await page.getByRole("button", { name: "Use" }).click();
     await live(page);
+    assert.equal(await page.locator("#refusal").isHidden(), true);
     await card(page, 0).getByLabel("Token").fill(await print(await card(page, 0).locator(".token-command").textContent()));
     await press(page, user, "present");
     await shows(page, [user], 1, 1);
@@ -323,6 +331,7 @@ test("without development mode the page asks for tokens, and works with those th
     await eventually("typing", () => page.locator("#typing").textContent(), `${user} is typing…`);
     assert.equal(await page.evaluate(() => localStorage.length + sessionStorage.length + document.cookie.length), 0);
   } finally {
+    await visitors.close();
     await closed.stop();
   }
 });

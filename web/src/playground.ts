@@ -169,10 +169,13 @@ function drawWatcher(): void {
   let [state, words] = ["connecting", "connecting…"];
   if (isLive) [state, words] = ["open", "live"];
   if (watcher.state === "waiting") [state, words] = ["waiting", "reconnecting…"];
-  if (watcher.state === "ended") [state, words] = ["ended", reasonWords(watcher.error)];
-  if (watcher.state === "open" && refusal) [state, words] = ["ended", refusal];
+  let reason = "";
+  if (watcher.state === "ended") [state, words, reason] = ["ended", "ended", reasonWords(watcher.error)];
+  if (watcher.state === "open" && refusal) [state, words, reason] = ["ended", "refused", refusal];
   byId("live").dataset.state = state;
   write(byId("live-text"), words);
+  write(byId("refusal"), reason);
+  byId("refusal").hidden = reason === "";
   byId("members").classList.toggle("stale", !isLive);
 }
 
@@ -212,7 +215,10 @@ byId("channel-form").addEventListener("submit", (event) => {
 });
 byId("watch-token-form").addEventListener("submit", (event) => {
   event.preventDefault();
+  // One that is connected, with a token that does not allow enough, would stay as it is.
+  watcher.close();
   watcher.connect();
+  watch();
 });
 addEventListener("hashchange", () => change(channelFromAddress()));
 switchColours(byId("colours"));
