@@ -19,8 +19,9 @@ use crate::{
 
 /// The two processes.
 pub struct Floor {
-    sender: Owned,
+    // It ends first: sockets that end are an error to it.
     ears: Owned,
+    sender: Owned,
     count: usize,
 }
 

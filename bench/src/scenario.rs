@@ -40,7 +40,13 @@ pub struct Bench<'a> {
 impl Bench<'_> {
     /// A Redis and so many instances.
     pub fn stage(&self, instances: usize) -> Stage {
-        Stage::set(self.program, self.carrier, instances)
+        let mut settings = vec![("ROLLCALL__SERVER__WEBSOCKET", self.carrier)];
+        if self.size == Size::Tiny {
+            // A fresh Redis settles, which takes seconds with the defaults: too long for a proof that everything runs.
+            settings
+                .extend([("ROLLCALL__PRESENCE__INSTANCE_RENEW_MS", "100"), ("ROLLCALL__PRESENCE__SETTLE_MS", "200")]);
+        }
+        Stage::set(self.program, instances, &settings)
     }
 
     /// What is right for the size.

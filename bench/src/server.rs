@@ -74,7 +74,7 @@ pub struct Instance {
 
 impl Instance {
     /// Starts one in front of this Redis and waits until it is ready.
-    pub fn start(program: &Path, redis: &Redis, carrier: &str) -> Self {
+    pub fn start(program: &Path, redis: &Redis, settings: &[(&str, &str)]) -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory can be made");
         let mut command = Command::new(program);
         command.arg("serve").current_dir(directory.path());
@@ -85,12 +85,12 @@ impl Instance {
         // The defaults, but for the limits that a crowd from one machine would meet.
         command
             .env("ROLLCALL__SERVER__LISTEN", "127.0.0.1:0")
-            .env("ROLLCALL__SERVER__WEBSOCKET", carrier)
             .env("ROLLCALL__REDIS__URL", redis.url())
             .env("ROLLCALL__AUTH__HS256_SECRET", token::SECRET)
             .env("ROLLCALL__AUTH__API_KEYS", token::api_key_setting())
             .env("ROLLCALL__LIMITS__CONNECTIONS_PER_ADDRESS", "1000000")
-            .env("ROLLCALL__LIMITS__OPERATIONS_PER_SECOND", "100000");
+            .env("ROLLCALL__LIMITS__OPERATIONS_PER_SECOND", "100000")
+            .envs(settings.iter().copied());
         let log = std::fs::File::create(directory.path().join("log")).expect("a file can be made");
         let child = Owned::spawn(command.stderr(log));
         let url = child.hear("listening on http://", START);
@@ -115,10 +115,10 @@ pub struct Stage {
 }
 
 impl Stage {
-    /// Starts all of it.
-    pub fn set(program: &Path, carrier: &str, instances: usize) -> Self {
+    /// Starts all of it, with these settings.
+    pub fn set(program: &Path, instances: usize, settings: &[(&str, &str)]) -> Self {
         let redis = Redis::start();
-        let instances = (0..instances).map(|_| Instance::start(program, &redis, carrier)).collect();
+        let instances = (0..instances).map(|_| Instance::start(program, &redis, settings)).collect();
         Self { redis, instances }
     }
 

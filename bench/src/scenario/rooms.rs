@@ -46,17 +46,20 @@ fn run(bench: &mut Bench<'_>) {
     crowd.until_answered(DEADLINE);
 
     let (mut present, mut chance) = (vec![true; count], StdRng::seed_from_u64(1));
+    let change = |number: usize, by: &dyn Fn(Names) -> Names| {
+        let room = &mut there.borrow_mut()[number / TOGETHER];
+        *room = by(*room);
+    };
     let (mark, frames) = (Mark::of(&stage), crowd.frames);
     for _ in 0..changes {
         let number = chance.random_range(0..count);
         let only = Names::of([crowd.people[number].user.as_str()]);
-        let room = &mut there.borrow_mut()[number / TOGETHER];
         present[number] = !present[number];
         if present[number] {
-            *room = room.with(only);
+            change(number, &|room| room.with(only));
             crowd.join(number, &channel(number));
         } else {
-            *room = room.without(only);
+            change(number, &|room| room.without(only));
             crowd.ask(number, json!({"op": "leave", "channel": channel(number)}));
         }
         crowd.pace();
