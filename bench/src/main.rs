@@ -91,20 +91,22 @@ fn run(arguments: &Arguments) {
         panic!("{}: {error}; build it with `cargo build --release`, or name it with --server", program.display())
     });
     let size = arguments.size.to_possible_value().expect("every size has a name");
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("this crate stands in the repository");
+    // Before the first page is written, which is a change of the sources itself.
+    let machine = Machine::look(root);
     let mut report = Report::new(&arguments.carrier, size.get_name().to_owned());
     for scenario in SCENARIOS {
         if !arguments.scenarios.is_empty() && !arguments.scenarios.iter().any(|name| name == scenario.name) {
-            report.skip(scenario.name);
             continue;
         }
         for carrier in &arguments.carrier {
             report.begin(scenario.name, scenario.about, carrier);
             (scenario.run)(&mut Bench { program: &program, carrier, size: arguments.size, report: &mut report });
         }
+        if arguments.write {
+            // After each, so that a run that is ended keeps what it has found.
+            report.write(root, &machine);
+        }
     }
     report.print();
-    if arguments.write {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("this crate stands in the repository");
-        report.write(root, &Machine::look(root));
-    }
 }

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fmt::Write as _, fs, path::Path, process::Command};
 
-use crate::plot::Plot;
+use crate::{plot::Plot, scenario::SCENARIOS};
 
 /// One thing that was measured, with each carrier.
 struct Row {
@@ -21,7 +21,6 @@ pub struct Report {
     about: Vec<(&'static str, &'static str)>,
     rows: Vec<Row>,
     plots: Vec<Plot>,
-    skipped: Vec<&'static str>,
     size: String,
 }
 
@@ -36,7 +35,6 @@ impl Report {
             about: Vec::new(),
             rows: nothing(),
             plots: Vec::new(),
-            skipped: Vec::new(),
             size,
         }
     }
@@ -49,11 +47,6 @@ impl Report {
             self.about.push((scenario, about));
         }
         eprintln!("== {scenario}, {carrier}");
-    }
-
-    /// A scenario was not run.
-    pub fn skip(&mut self, scenario: &'static str) {
-        self.skipped.push(scenario);
     }
 
     /// Notes one measurement.
@@ -150,8 +143,10 @@ impl Report {
         fs::create_dir_all(&images).expect("a folder can be made");
         let mut text = format!("{HEAD}{}\n", machine.describe());
         let _ = writeln!(text, "Sizes were `{}`.", self.size);
-        if !self.skipped.is_empty() {
-            let _ = writeln!(text, "\n**Not run:** {}.", self.skipped.join(", "));
+        let was_run = |name: &str| self.about.iter().any(|(known, _)| *known == name);
+        let skipped: Vec<_> = SCENARIOS.iter().map(|scenario| scenario.name).filter(|name| !was_run(name)).collect();
+        if !skipped.is_empty() {
+            let _ = writeln!(text, "\n**Not run:** {}.", skipped.join(", "));
         }
         let _ = write!(
             text,

@@ -35,7 +35,10 @@ impl Rest {
     pub fn new(at: SocketAddr) -> Self {
         // The HTTP client may want a TLS provider even for plain addresses; a second installation is refused, which is fine.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let http = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(60)).build();
+        // Shorter than the server keeps a quiet connection: nobody is here between questions who would notice its end.
+        let idle = Duration::from_secs(1);
+        let http =
+            reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(60)).pool_idle_timeout(idle).build();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         Self {
             base: format!("http://{at}"),

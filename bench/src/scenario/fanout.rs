@@ -94,7 +94,7 @@ fn measure(bench: &mut Bench<'_>, count: usize) {
     let mut floor = Floor::start(watchers, &text);
     floor.send();
 
-    let (rounds, turns) = bench.by_size((1, 2), (5, 4), (7, 5));
+    let (rounds, turns) = bench.by_size((1, 2), (5, 4), (5, 4));
     let (mut service, mut bursts, mut bare) = (Vec::new(), Vec::new(), Vec::new());
     let (mut arrivals, mut late) = (Vec::new(), Vec::new());
     let mut frames_of_bursts = 0;

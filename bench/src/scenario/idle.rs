@@ -80,7 +80,7 @@ fn measure(bench: &mut Bench<'_>, count: usize) {
     crowd.until_there(DEADLINE);
     bench.report.note(format!("{count}: the same, after traffic"), per(meter::rss(pid)));
 
-    let length = bench.by_size(Duration::from_secs(1), Duration::from_secs(10), Duration::from_secs(50));
+    let length = bench.by_size(Duration::from_secs(1), Duration::from_secs(10), Duration::from_secs(30));
     let idle = Mark::of(&stage);
     crowd.live(length);
     let spent = idle.spent(&stage);
