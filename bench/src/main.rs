@@ -31,7 +31,7 @@ use std::{
 use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::{
-    report::{Machine, Report},
+    report::Report,
     scenario::{Bench, SCENARIOS, Size},
 };
 
@@ -93,7 +93,7 @@ fn run(arguments: &Arguments) {
     let size = arguments.size.to_possible_value().expect("every size has a name");
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("this crate stands in the repository");
     // Before the first page is written, which is a change of the sources itself.
-    let machine = Machine::look(root);
+    let machine = report::machine(root);
     let mut report = Report::new(&arguments.carrier, size.get_name().to_owned());
     for scenario in SCENARIOS {
         if !arguments.scenarios.is_empty() && !arguments.scenarios.iter().any(|name| name == scenario.name) {

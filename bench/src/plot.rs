@@ -6,6 +6,8 @@ use plotters::prelude::*;
 
 /// Lines over one pair of axes.
 pub struct Plot {
+    /// Of what it is.
+    pub scenario: &'static str,
     /// The file's name, without its ending.
     pub name: String,
     /// What it shows.
@@ -45,7 +47,10 @@ impl Plot {
             .x_label_area_size(44)
             .y_label_area_size(60)
             .build_cartesian_2d(0.0..most(|point| point.0), 0.0..most(|point| point.1))?;
-        chart.configure_mesh().x_desc(self.axes[0]).y_desc(self.axes[1]).light_line_style(WHITE).draw()?;
+        let number = |number: &f64| format!("{number}");
+        let mut mesh = chart.configure_mesh();
+        mesh.x_label_formatter(&number).y_label_formatter(&number).light_line_style(WHITE);
+        mesh.x_desc(self.axes[0]).y_desc(self.axes[1]).draw()?;
         for ((name, points), colour) in self.lines.iter().zip(COLOURS.iter().cycle()) {
             let line = chart.draw_series(LineSeries::new(points.iter().copied(), colour.stroke_width(2)))?;
             line.label(name).legend(|(x, y)| PathElement::new([(x, y), (x + 18, y)], colour.stroke_width(2)));
