@@ -78,7 +78,7 @@ fn measure(bench: &mut Bench<'_>, count: usize) {
     // A version for each join and each update.
     crowd.aim(|_, view| view.version == 2 * TOGETHER as u64);
     crowd.until_there(DEADLINE);
-    bench.report.note(format!("{count}: the same, after traffic"), per(meter::rss(pid)));
+    bench.report.note(format!("{count}: memory of a connection, after traffic"), per(meter::rss(pid)));
 
     let length = bench.by_size(Duration::from_secs(1), Duration::from_secs(10), Duration::from_secs(30));
     let idle = Mark::of(&stage);
