@@ -1,6 +1,6 @@
 //! What a join costs Redis: CPU of the server and time inside scripts, by the size of the batches.
 //!
-//! `cargo bench --bench redis_joins`. Starts a `redis-server` of its own (or that named by `REDIS_SERVER`) and ends it.
+//! `cargo bench -p rollcall-bench --bench redis_joins`. Starts a `redis-server` of its own (or that named by `REDIS_SERVER`) and ends it.
 //! A join is two entries, as a client's is: the user's own roster, and the channel. Each user is new. One batch is in flight.
 
 use std::{
