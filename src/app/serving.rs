@@ -30,6 +30,24 @@ const LAST_REQUESTS_S: u64 = 5;
 /// For the other side to close a connection that has ended, as actix-web has it.
 const DISCONNECT: Duration = Duration::from_secs(1);
 
+/// The routes of the application, with what stands around them, as both servers want them.
+pub(super) trait Routes<B>:
+    ServiceFactory<ServiceRequest, Config = (), Response = ServiceResponse<B>, Error = actix_web::Error, InitError = ()>
+    + 'static
+{
+}
+
+impl<T, B> Routes<B> for T where
+    T: ServiceFactory<
+            ServiceRequest,
+            Config = (),
+            Response = ServiceResponse<B>,
+            Error = actix_web::Error,
+            InitError = (),
+        > + 'static
+{
+}
+
 /// The server of actix-web, in which actix-ws carries the sockets.
 pub(super) fn library<F, T, B>(
     app: F,
@@ -39,13 +57,7 @@ pub(super) fn library<F, T, B>(
 ) -> std::io::Result<Server>
 where
     F: Fn() -> App<T> + Clone + Send + 'static,
-    T: ServiceFactory<
-            ServiceRequest,
-            Config = (),
-            Response = ServiceResponse<B>,
-            Error = actix_web::Error,
-            InitError = (),
-        > + 'static,
+    T: Routes<B>,
     B: MessageBody + 'static,
 {
     let server = HttpServer::new(app)
@@ -71,13 +83,7 @@ pub(super) fn direct<F, T, B>(
 ) -> std::io::Result<Server>
 where
     F: Fn() -> App<T> + Clone + Send + 'static,
-    T: ServiceFactory<
-            ServiceRequest,
-            Config = (),
-            Response = ServiceResponse<B>,
-            Error = actix_web::Error,
-            InitError = (),
-        > + 'static,
+    T: Routes<B>,
     B: MessageBody + 'static,
 {
     let builder = Server::build();
@@ -124,13 +130,7 @@ fn answering<T, B>(
     app: App<T>,
 ) -> impl ServiceFactory<Request, Config = (), Response = ServiceResponse<B>, Error = Response<BoxBody>, InitError = ()>
 where
-    T: ServiceFactory<
-            ServiceRequest,
-            Config = (),
-            Response = ServiceResponse<B>,
-            Error = actix_web::Error,
-            InitError = (),
-        > + 'static,
+    T: Routes<B>,
     B: MessageBody + 'static,
 {
     let app = IntoServiceFactory::<_, Request>::into_factory(app)

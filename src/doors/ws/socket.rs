@@ -158,7 +158,7 @@ impl Socket {
         let (code, name, description) = close.parts();
         if close != Close::Gone {
             let said = if self.said.is_empty() { description } else { Close::said(&self.said) };
-            // What happens once in a life must not have its place in each socket all along: so it is boxed, here and below.
+            // What happens once in a life must not have its place in each socket all along: so it is boxed.
             Box::pin(self.sender.close(code, said)).await;
         }
         metrics.sockets.dec();
